@@ -1,0 +1,1 @@
+"""The `consilium` command: thin, one function per subcommand."""

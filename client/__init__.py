@@ -1,0 +1,1 @@
+"""The hospital: courier (`app.py`, no torch) and everything that may see images."""

@@ -1,0 +1,290 @@
+"""A job: what is to be trained, declared in YAML, no code. `job_id` names it exactly.
+
+A job holds everything a hospital must agree to before it takes part; a hospital approves it by its id.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from common.backbones import BACKBONES, backbone_row
+from common.config_file import Section, load_yaml, parse, unknown
+from common.errors import ConfigError
+from common.methods import METHODS, method_row
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+SELECTABLE = ("auroc", "average_precision", "balanced_accuracy", "accuracy", "f1", "log_loss")
+_CLASS_NAME = re.compile(r"^[\w][\w .+/-]{0,63}$")
+
+
+class Weights(Section):
+    """Where the backbone's weights come from: a torchvision name, a digest-pinned file, or random (demonstrations)."""
+
+    name: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+    seed: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_word(cls, value: Any) -> Any:
+        if value == "random":
+            return {"name": "random", "seed": 0}
+        if isinstance(value, str):
+            return {"name": value}
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.name is None) == (self.file is None):
+            raise ValueError(
+                "expected a torchvision weights name (IMAGENET1K_V1), {file: ..., sha256: ...}, or random; "
+                f"got {self.model_dump(exclude_none=True) or 'nothing'}"
+            )
+        if self.file is not None:
+            if self.sha256 is None or not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+                raise ValueError(
+                    "a weights file needs its sha256 (64 lower-case hex digits), so that every hospital loads "
+                    f"the same weights; got {self.sha256!r}; run: sha256sum {self.file}"
+                )
+            if Path(self.file).name != self.file or not self.file.endswith(".safetensors"):
+                raise ValueError(
+                    f"file: expected the bare name of a .safetensors file in the weights directory, got {self.file!r}"
+                )
+        elif self.sha256 is not None:
+            raise ValueError("sha256 goes with file; a torchvision weights name is checked by torchvision itself")
+        if self.seed is not None and self.name != "random":
+            raise ValueError("seed goes with {name: random} only")
+        if self.name == "random" and self.seed is None:
+            raise ValueError("{name: random} needs a seed, so that every hospital has the same network")
+        return self
+
+    @property
+    def random(self) -> bool:
+        """Whether the weights are random: for demonstrations only."""
+        return self.name == "random"
+
+
+class Backbone(Section):
+    """The frozen network whose features the head reads."""
+
+    name: str
+    weights: Weights
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in BACKBONES:
+            raise ValueError(unknown("backbone", name, list(BACKBONES)))
+        return name
+
+
+class Image(Section):
+    """How an image becomes network input.
+
+    `size` is the side in pixels (the backbone's own by default). `fit` is how a non-square image becomes square: `crop`
+    cuts the centre, `pad` adds black borders, `stretch` changes the aspect.
+    """
+
+    size: Annotated[int, Field(ge=32, le=1024)] | None = None
+    fit: Literal["crop", "pad", "stretch"] = "stretch"
+
+
+class Features(Section):
+    """What is taken from the backbone. `views` > 1 adds augmented copies of each training image."""
+
+    stages: Literal["last"] = "last"
+    views: Annotated[int, Field(ge=1, le=32)] = 1
+
+
+class Method(Section):
+    """The training method and its options; an option left out has the method's default (`common/methods.py`)."""
+
+    name: str = "fedavg"
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
+    local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    lr: Positive = 0.01
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.001
+    class_weights: Literal["none", "balanced"] = "none"
+    patience: Annotated[int, Field(ge=1)] | None = None
+    proximal_mu: Annotated[float, Field(ge=0.0)] | None = None
+    server_lr: Positive | None = None
+    server_momentum: Fraction | None = None
+    beta_1: Fraction | None = None
+    beta_2: Fraction | None = None
+    tau: Positive | None = None
+    trim_fraction: Annotated[float, Field(ge=0.0, lt=0.5)] | None = None
+    malicious_hospitals: Annotated[int, Field(ge=0)] | None = None
+    hospitals_kept: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, dict):
+            return value
+        name = value.get("name", "fedavg")
+        if name not in METHODS:
+            raise ValueError(f"name: {unknown('method', name, list(METHODS))}")
+        options = method_row(name).defaults()
+        foreign = [key for key in value if key in cls.model_fields and key not in {"name", *options}]
+        if foreign:
+            raise ValueError(
+                f"{', '.join(foreign)}: not an option of {name}; the options of {name} are: {', '.join(options)}"
+            )
+        return {**options, **value}
+
+
+class Evaluation(Section):
+    """Parts of the data (fractions of patients) and the validation metric by which the best round is chosen."""
+
+    test_fraction: Fraction = 0.2
+    validation_fraction: Fraction = 0.1
+    select_by: Literal["auroc", "average_precision", "balanced_accuracy", "accuracy", "f1", "log_loss"] = "auroc"
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> Self:
+        if self.test_fraction + self.validation_fraction >= 1.0:
+            raise ValueError(
+                "test_fraction + validation_fraction: expected less than 1 so that patients are left for training, "
+                f"got {self.test_fraction} + {self.validation_fraction}"
+            )
+        return self
+
+
+class DifferentialPrivacy(Section):
+    """The privacy budget of the job: (epsilon, delta)."""
+
+    epsilon: Positive
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
+
+
+class Privacy(Section):
+    """What must protect the updates on their way."""
+
+    secure_aggregation: bool = False
+    differential_privacy: DifferentialPrivacy | None = None
+
+
+class Quorum(Section):
+    """How many hospitals a round needs, and how long it waits for the others."""
+
+    min_hospitals: Annotated[int, Field(ge=1)] = 2
+    deadline_s: Positive = 600.0
+
+
+class Guard(Section):
+    """Bounds on what is accepted from a hospital: the L2 norm of the change a round may make to the head."""
+
+    max_update_norm: Positive = 100.0
+
+
+class Job(Section):
+    """One training job. See `configs/` for annotated examples."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    classes: Annotated[list[str], Field(min_length=2, max_length=1000)]
+    other_labels: Literal["error", "skip"] = "error"
+    backbone: Backbone
+    image: Image = Image()
+    tune: Literal["head"] = "head"
+    features: Features = Features()
+    method: Method = Method()
+    evaluation: Evaluation = Evaluation()
+    privacy: Privacy = Privacy()
+    quorum: Quorum = Quorum()
+    guard: Guard = Guard()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_names(cls, classes: list[str]) -> list[str]:
+        repeated = sorted({name for name in classes if classes.count(name) > 1})
+        if repeated:
+            raise ValueError(f"each class once, got twice: {', '.join(repeated)}")
+        for name in classes:
+            if not _CLASS_NAME.match(name):
+                raise ValueError(
+                    f"a class name is 1 to 64 letters, digits, spaces or . + / - _, starting with a letter; got {name!r}"
+                )
+        return classes
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.classes)
+
+    @property
+    def size_px(self) -> int:
+        """Side of the square network input in pixels."""
+        return self.image.size or backbone_row(self.backbone.name).size_px
+
+    def canonical_json(self) -> str:
+        """The job as JSON with sorted keys, no white space and every default written out: equal jobs, equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+    @property
+    def job_id(self) -> str:
+        """sha256 of the canonical JSON, 64 hex digits."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+def parse_job(content: Any, where: str = "job") -> Job:
+    """A job from plain content (parsed YAML or JSON).
+
+    Raises:
+        ConfigError: with every problem of the file.
+    """
+    return parse(Job, content, where)
+
+
+def load_job(path: Path) -> Job:
+    """The job in a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or has problems (all of them are named).
+    """
+    return parse_job(load_yaml(path), str(path))
+
+
+def job_from_json(text: str) -> Job:
+    """The job a message carries.
+
+    Raises:
+        ConfigError: it is not the canonical JSON of a valid job.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ConfigError("job: not valid JSON") from error
+    job = parse_job(content, "job in message")
+    if job.canonical_json() != text:
+        raise ConfigError("job: not in canonical form, so its id does not name it; send Job.canonical_json()")
+    return job
+
+
+def require_runnable(job: Job) -> None:
+    """Refuse what the job asks for and this version cannot give, rather than quietly giving less.
+
+    Raises:
+        ConfigError: the job asks for secure aggregation or differential privacy.
+    """
+    asked = []
+    if job.privacy.secure_aggregation:
+        asked.append("privacy.secure_aggregation")
+    if job.privacy.differential_privacy is not None:
+        asked.append("privacy.differential_privacy")
+    if asked:
+        raise ConfigError(
+            f"job '{job.name}': {' and '.join(asked)}: asked for, but this version cannot provide it, and running "
+            "without would be less than was agreed; remove it from the job if all hospitals accept that"
+        )
