@@ -1,0 +1,112 @@
+"""The hospital's own file: where its data is, and what it allows. It never leaves the hospital.
+
+See `configs/hospital.yaml` for an annotated example.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.backbones import BACKBONES
+from common.config_file import Section, load_yaml, parse, unknown
+from common.errors import ConfigError, Refusal, RefusalCode
+from common.job import Job, require_runnable
+
+JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Data(Section):
+    """Where the images are: a folder (with manifest.csv, or one sub-folder per class) or a manifest file."""
+
+    manifest: Path | None = None
+    folder: Path | None = None
+    skip_unreadable: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.manifest is None) == (self.folder is None):
+            raise ValueError("expected either manifest (a CSV file) or folder, not both and not neither")
+        return self
+
+    @property
+    def source(self) -> Path:
+        """The folder or the manifest."""
+        return self.manifest or self.folder or Path()
+
+
+class Policy(Section):
+    """What the hospital allows, whatever a coordinator asks.
+
+    approve: `manual` answers only jobs whose id is listed in `approved_jobs`; `auto` answers every job (simulations).
+    """
+
+    approve: Literal["manual", "auto"] = "manual"
+    approved_jobs: tuple[JobId, ...] = ()
+    allow_backbones: tuple[str, ...] | None = None
+    allow_tuning: tuple[Literal["head"], ...] = ("head",)
+    require_secure_aggregation: bool = False
+    max_epsilon: Annotated[float, Field(gt=0.0)] | None = None
+    min_examples: Annotated[int, Field(ge=1)] = 1
+    min_count: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _enforceable(self) -> Self:
+        for name in self.allow_backbones or ():
+            if name not in BACKBONES:
+                raise ValueError(f"allow_backbones: {unknown('backbone', name, list(BACKBONES))}")
+        for key, asked in (("max_epsilon", self.max_epsilon is not None), ("min_count", self.min_count > 1)):
+            if asked:
+                raise ValueError(
+                    f"{key}: this version cannot enforce it, and a rule that is not enforced protects nobody; remove it, "
+                    "or wait for the version that can"
+                )
+        return self
+
+
+class HospitalFile(Section):
+    """One hospital's configuration."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    data: Data
+    cache: Path | None = None
+    weights_dir: Path | None = None
+    device: str = "auto"
+    policy: Policy = Policy()
+
+
+def load_hospital_file(path: Path) -> HospitalFile:
+    """A hospital's file.
+
+    Raises:
+        ConfigError: with every problem of the file.
+    """
+    return parse(HospitalFile, load_yaml(path), str(path))
+
+
+def require_allowed(policy: Policy, job: Job) -> None:
+    """Refuse a job that the hospital's policy does not allow.
+
+    Raises:
+        Refusal: `job-not-approved` or `against-policy`.
+    """
+    if policy.approve == "manual" and job.job_id not in policy.approved_jobs:
+        raise Refusal(
+            RefusalCode.JOB_NOT_APPROVED,
+            f"job '{job.name}' ({job.job_id}) is not approved here; read it, then add its id to policy.approved_jobs",
+        )
+    if policy.allow_backbones is not None and job.backbone.name not in policy.allow_backbones:
+        raise Refusal(
+            RefusalCode.AGAINST_POLICY,
+            f"job '{job.name}' wants the backbone {job.backbone.name}; allowed are: {', '.join(policy.allow_backbones)}",
+        )
+    if job.tune not in policy.allow_tuning:
+        raise Refusal(
+            RefusalCode.AGAINST_POLICY, f"job '{job.name}' tunes '{job.tune}', which policy.allow_tuning lacks"
+        )
+    if policy.require_secure_aggregation and not job.privacy.secure_aggregation:
+        raise Refusal(RefusalCode.AGAINST_POLICY, f"job '{job.name}' goes without the required secure aggregation")
+    try:
+        require_runnable(job)
+    except ConfigError as error:
+        raise Refusal(RefusalCode.AGAINST_POLICY, str(error)) from error

@@ -1,0 +1,130 @@
+"""The weights of a backbone: from torchvision, from a file pinned by its digest, or random."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from client.backbone import NETWORKS, Backbone, digest_of
+from common.config_file import unknown
+from common.errors import WeightsError
+from common.job import Weights
+
+log = logging.getLogger(__name__)
+
+
+def load_backbone(name: str, weights: Weights, weights_dir: Path | None = None) -> Backbone:
+    """The frozen backbone of a job, cut before its classifier.
+
+    `weights_dir`, by default the environment's CONSILIUM_WEIGHTS_DIR, is where weights files are looked up.
+
+    Raises:
+        WeightsError: the weights cannot be had, are not the ones the job names, or do not fit the network.
+    """
+    row = NETWORKS[name]
+    state = _state(name, weights, weights_dir)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(weights.seed or 0)
+        network = row.build()
+        if state is None:
+            log.warning(
+                "%s has RANDOM weights (seed %s): for demonstrations only, never for diagnosis", name, weights.seed
+            )
+            digest = digest_of(network)
+            _settle(network)
+            return Backbone(row.cut(network), digest)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"the weights do not fit {name}: {_first_lines(str(error), 4)}") from error
+    digest = digest_of(network)
+    return Backbone(row.cut(network), digest)
+
+
+def _settle(network: nn.Module) -> None:
+    """Give the batch normalisations of a random network the statistics of some smooth noise.
+
+    With the statistics it is built with (0 and 1) a random network fades out layer by layer: features of 1e-9. The
+    digest is taken before, because these statistics may differ in the last bits between machines.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    network.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    if norms:
+        noise = torch.nn.functional.interpolate(torch.rand(16, 3, 12, 12), size=(96, 96), mode="bilinear")
+        with torch.no_grad():
+            network(2 * noise - 1)
+
+
+def _state(name: str, weights: Weights, weights_dir: Path | None) -> dict[str, Tensor] | None:
+    """The weights a job names; None for random ones."""
+    if weights.random:
+        return None
+    return _from_file(weights, weights_dir) if weights.file else _from_torchvision(name, str(weights.name))
+
+
+_NAME_A_FILE = (
+    "name a local file in the job, weights: {file: NAME.safetensors, sha256: ...}, and give its folder with "
+    "--weights-dir or CONSILIUM_WEIGHTS_DIR"
+)
+_RANDOM = "for a demonstration only, weights: random"
+
+
+def _ways_out(*ways: str) -> str:
+    return "Three ways out:\n" + "\n".join(f"  {number}. {way};" for number, way in enumerate(ways, 1))
+
+
+def _from_torchvision(name: str, word: str) -> dict[str, Tensor]:
+    choices = {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
+    if word not in choices:
+        raise WeightsError(unknown(f"torchvision weights for {name}:", word, list(choices)))
+    try:
+        # torchvision keeps the file in its cache and checks it against the digest in its name.
+        return dict(choices[word].get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError, ValueError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        download = f"download {choices[word].url} where there is a network and put it into {folder}"
+        raise WeightsError(
+            f"{name} {word} could not be downloaded, or is not what its digest says ({error}). "
+            + _ways_out(download, _NAME_A_FILE, _RANDOM)
+        ) from error
+
+
+def _from_file(weights: Weights, weights_dir: Path | None) -> dict[str, Tensor]:
+    given = os.environ.get("CONSILIUM_WEIGHTS_DIR")
+    folder = weights_dir or (Path(given) if given else None)
+    ways_out = _ways_out(
+        f"get {weights.file} with sha256 {weights.sha256}, "
+        "and give its folder with --weights-dir or CONSILIUM_WEIGHTS_DIR",
+        "name torchvision's own weights in the job, which are downloaded: weights: IMAGENET1K_V1",
+        _RANDOM,
+    )
+    if folder is None:
+        raise WeightsError(
+            f"the job names the weights file {weights.file}, but no weights directory is given. {ways_out}"
+        )
+    path = folder / str(weights.file)
+    if not path.is_file():
+        raise WeightsError(f"there is no {weights.file} in the weights directory {folder}. {ways_out}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != weights.sha256:
+        raise WeightsError(
+            f"{path}: expected sha256 {weights.sha256}, got {found}: another file, or a damaged one. {ways_out}"
+        )
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as a safetensors file: {error}") from error
+
+
+def _first_lines(text: str, lines: int) -> str:
+    return "\n".join(text.splitlines()[:lines])
