@@ -1,0 +1,110 @@
+"""The courier: Flower's ClientApp. It hands each request to the hospital and the answer back, and holds no patient data.
+
+What answers is for the hospital to decide, in its SuperNode's node config:
+
+    hospital-file="/path/hospital.yaml"     a `Hospital` in this process, configured by the hospital's own file
+    hospital-dir="/path/images"             a `Hospital` in this process, for simulations; also hospital-name, cache-dir,
+                                            weights-dir, device
+
+In Flower's simulation runtime there is no such config per node; there `client/simulated.py` says which hospital a node is.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from common.errors import ConfigError, RefusalCode
+from common.flower_records import from_records, to_records
+from common.wire import REFUSAL, Packed
+
+if TYPE_CHECKING:
+    from client.hospital import Hospital
+
+log = logging.getLogger(__name__)
+
+app = ClientApp()
+Answer = Callable[[str, Packed], Packed]
+
+_hospitals: dict[tuple[tuple[str, str], ...], "Hospital"] = {}
+"""Hospitals in this process, by their settings: the features stay in memory from message to message."""
+
+
+@app.query()
+def describe(message: Message, context: Context) -> Message:
+    """What the hospital holds for the job."""
+    return _translate("describe", message, context)
+
+
+@app.train()
+def fit(message: Message, context: Context) -> Message:
+    """One round of local training."""
+    return _translate("fit", message, context)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Counts of some heads on one part of the data."""
+    return _translate("evaluate", message, context)
+
+
+def _translate(kind: str, message: Message, context: Context) -> Message:
+    try:
+        reply = _hospital(context)(kind, from_records(message.content))
+    except ValueError:
+        reply = Packed({}, {REFUSAL: RefusalCode.BAD_REQUEST.value})
+    except Exception:  # its text may name a file or a patient: nothing of it may leave
+        log.warning("the courier declines: %s", RefusalCode.INTERNAL)
+        log.debug("the courier declines because of:", exc_info=True)
+        reply = Packed({}, {REFUSAL: RefusalCode.INTERNAL.value})
+    return Message(to_records(reply), reply_to=message)
+
+
+def _hospital(context: Context) -> Answer:
+    node = {key: str(value) for key, value in context.node_config.items()}
+    if "hospital-file" not in node and "hospital-dir" not in node:
+        if "num-partitions" not in node:
+            raise ConfigError(
+                "node config: expected hospital-file or hospital-dir, got neither; start the SuperNode with "
+                "--node-config 'hospital-file=\"/path/hospital.yaml\"'"
+            )
+        from client.simulated import node_settings
+
+        node = node_settings(node, {key: str(value) for key, value in context.run_config.items()})
+    settings = tuple(sorted(node.items()))
+    if settings not in _hospitals:
+        _hospitals[settings] = _open(node)
+    hospital = _hospitals[settings]
+    if "announce" not in node:
+        return hospital.answer
+
+    def announced(kind: str, request: Packed) -> Packed:
+        reply = hospital.answer(kind, request)
+        if kind == "describe" and REFUSAL not in reply.fields:
+            return Packed(reply.arrays, {**reply.fields, "hospital": hospital.name})
+        return reply
+
+    return announced
+
+
+def _open(node: dict[str, str]) -> "Hospital":
+    # Imported only where a hospital lives in this process: a courier in front of an agent needs no torch.
+    from client.hospital import Hospital
+    from client.hospital_file import Data, HospitalFile, Policy, load_hospital_file
+
+    if "hospital-file" in node:
+        return Hospital(load_hospital_file(Path(node["hospital-file"])))
+    folder = Path(node["hospital-dir"])
+    return Hospital(
+        HospitalFile(
+            name=node.get("hospital-name", folder.name.lower()),
+            data=Data(folder=folder),
+            cache=Path(node["cache-dir"]) if node.get("cache-dir") else None,
+            weights_dir=Path(node["weights-dir"]) if node.get("weights-dir") else None,
+            device=node.get("device", "auto"),
+            policy=Policy(approve="auto"),
+        )
+    )

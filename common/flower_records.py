@@ -1,0 +1,42 @@
+"""Our messages as Flower's records and back: the one place that knows both."""
+
+from typing import cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.common.serde import recorddict_to_proto
+
+from common.wire import AnyArray, Field, Packed
+
+ARRAYS, CONFIG = "arrays", "config"
+MESSAGE_TYPES = {"describe": "query", "fit": "train", "evaluate": "evaluate"}
+"""Flower's message type for each kind of request."""
+
+
+def to_records(packed: Packed) -> RecordDict:
+    """A message as Flower records: one ArrayRecord, one ConfigRecord."""
+    arrays = {name: Array(np.ascontiguousarray(array)) for name, array in packed.arrays.items()}
+    return RecordDict({ARRAYS: ArrayRecord(arrays), CONFIG: ConfigRecord(dict(packed.fields))})
+
+
+def from_records(records: RecordDict) -> Packed:
+    """A message from Flower records; its content is not yet checked.
+
+    Raises:
+        ValueError: other records than ours, or arrays that cannot be decoded (arrays of objects never are).
+    """
+    if set(records) != {ARRAYS, CONFIG}:
+        raise ValueError("expected exactly the records 'arrays' and 'config'")
+    arrays, config = records[ARRAYS], records[CONFIG]
+    if not isinstance(arrays, ArrayRecord) or not isinstance(config, ConfigRecord):
+        raise ValueError("expected 'arrays' to be an ArrayRecord and 'config' a ConfigRecord")
+    try:
+        decoded = {name: cast(AnyArray, array.numpy()) for name, array in arrays.items()}
+    except Exception as error:  # a hostile array may fail anywhere in numpy's parser
+        raise ValueError("an array cannot be decoded") from error
+    return Packed(decoded, cast("dict[str, Field]", dict(config)))
+
+
+def size_of(records: RecordDict) -> int:
+    """Bytes of the records as they are serialised for the network."""
+    return int(recorddict_to_proto(records).ByteSize())
