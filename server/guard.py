@@ -12,7 +12,7 @@ import numpy as np
 from common.errors import RefusalCode
 from common.head import Head
 from common.metrics import ClassificationCounts, Int64
-from common.wire import PARTS, REFUSAL, REPLIES, Description, Packed, problem_with, unpack_counts, unpack_head
+from common.wire import PARTS, REFUSAL, REPLIES, AnyArray, Description, Packed, problem_with, unpack_counts, unpack_head
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -60,7 +60,7 @@ def _equal(one: Packed, other: Packed) -> bool:
     )
 
 
-def _same_bits(one: np.ndarray, other: np.ndarray) -> bool:  # type: ignore[type-arg]
+def _same_bits(one: AnyArray, other: AnyArray) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
@@ -73,8 +73,8 @@ def _describe_problem(packed: Packed, expected: Expected) -> str | None:  # noqa
     for name in ("fingerprint", "backbone-digest"):
         if not _DIGEST.fullmatch(str(packed.fields[name])):
             return f"field '{name}': expected 64 hex digits"
-    name = packed.fields.get("hospital")
-    if name is not None and not _NAME.fullmatch(str(name)):
+    claimed = packed.fields.get("hospital")
+    if claimed is not None and not _NAME.fullmatch(str(claimed)):
         return "field 'hospital': expected a name of 1 to 63 lower-case letters, digits, - or _"
     told = Description.unpack(packed)
     if told.examples == 0:
