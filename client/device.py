@@ -41,3 +41,8 @@ def first_batch_size(device: torch.device, size_px: int) -> int:
 def decoding_threads() -> int:
     """Threads that decode images: as many as cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cuda_devices() -> int:
+    """Number of CUDA devices here."""
+    return torch.cuda.device_count()

@@ -1,1 +1,1 @@
-"""The vocabulary and the contract: what coordinator and hospitals both know. No torch, no PIL, no flwr."""
+"""The vocabulary and the contract: what coordinator and hospitals both know. No torch, no PIL; flwr only in flower_records.py."""

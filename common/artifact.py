@@ -1,5 +1,9 @@
-"""The trained model as one file: a safetensors file with the head and a manifest that says exactly what it is."""
+"""The trained model as one file: a safetensors file with the head and a manifest that says exactly what it is.
 
+A digest over head and manifest comes with them, so that a changed byte is found and never diagnosed with.
+"""
+
+import hashlib
 import json
 import os
 import tempfile
@@ -7,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 from pydantic import Field
@@ -16,7 +21,7 @@ from common.errors import ArtifactError, ConfigError
 from common.head import Head
 from common.job import Job
 
-FORMAT = "consilium-model-1"
+FORMAT: Literal["consilium-model-1"] = "consilium-model-1"
 
 
 class Manifest(Section):
@@ -26,7 +31,7 @@ class Manifest(Section):
     job: Job
     job_id: str
     fingerprint: str
-    weights_sha256: str
+    backbone_digest: str
     rounds: int = Field(ge=0)
     hospitals: int = Field(ge=1)
     metrics: dict[str, Any]
@@ -35,11 +40,14 @@ class Manifest(Section):
 
 def save_model(path: Path, head: Head, manifest: Manifest) -> None:
     """Write the model file, all or nothing. The head (weight (C, D), bias (C,)) reads raw features."""
-    data = safetensors.numpy.save(
-        {"weight": np.ascontiguousarray(head.weight), "bias": np.ascontiguousarray(head.bias)},
-        metadata={"consilium": manifest.model_dump_json()},
+    arrays = {
+        "weight": np.ascontiguousarray(head.weight, dtype=np.float32),
+        "bias": np.ascontiguousarray(head.bias, dtype=np.float32),
+    }
+    text = manifest.model_dump_json()
+    write_atomically(
+        path, safetensors.numpy.save(arrays, metadata={"consilium": text, "sha256": _digest(text, arrays)})
     )
-    write_atomically(path, data)
 
 
 def load_model(path: Path) -> tuple[Head, Manifest]:
@@ -50,40 +58,54 @@ def load_model(path: Path) -> tuple[Head, Manifest]:
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get("consilium")
-            names = set(file.keys())
-            arrays = {name: file.get_tensor(name) for name in names & {"weight", "bias"}}
+            metadata = file.metadata() or {}
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  not a mapping
+            ours = "consilium" in metadata and types == {"weight": "F32", "bias": "F32"}
+            arrays = {name: file.get_tensor(name) for name in types} if ours else {}
     except (OSError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"cannot read {path} as a model file: {error}") from error
-    if text is None or set(arrays) != {"weight", "bias"}:
-        raise ArtifactError(f"{path} is a safetensors file, but not a Consilium model; expected model.safetensors of a run")
+    if not ours:
+        raise ArtifactError(
+            f"{path} is a safetensors file, but not a Consilium model; expected model.safetensors of a run"
+        )
+    text = metadata["consilium"]
+    if metadata.get("sha256") != _digest(text, arrays):
+        raise ArtifactError(f"{path}: head and manifest do not match their digest; the file is damaged, copy it again")
     try:
         manifest = parse(Manifest, json.loads(text), f"{path}, manifest")
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: its manifest cannot be read by this version: {error}") from error
-    head = Head(arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32))
+    head = Head(arrays["weight"], arrays["bias"])
     classes = manifest.job.num_classes
     if manifest.job.job_id != manifest.job_id:
         raise ArtifactError(f"{path}: job_id does not belong to the job in the manifest; the file was changed")
     if head.weight.ndim != 2 or head.weight.shape[0] != classes or head.bias.shape != (classes,):
         raise ArtifactError(
-            f"{path}: expected weight ({classes}, D) and bias ({classes},), got {head.weight.shape} and {head.bias.shape}"
+            f"{path}: expected weight ({classes}, D) and bias ({classes},), "
+            f"got {head.weight.shape} and {head.bias.shape}"
         )
     return head, manifest
+
+
+def _digest(text: str, arrays: dict[str, npt.NDArray[np.float32]]) -> str:
+    """sha256 over the manifest's text, the weight and the bias (little-endian float32), 64 hex digits."""
+    parts = (text.encode(), arrays["weight"].astype("<f4").tobytes(), arrays["bias"].astype("<f4").tobytes())
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file so that a reader sees the old content or the new, never half of it, also after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = data.encode() if isinstance(data, str) else data
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -9,8 +9,8 @@
 
     Refusal                   a hospital declines a request; only its neutral code leaves the hospital
 
-Messages say what, where, expected, got, and what to do. They may name files and paths, so they are for the person at the
-keyboard: nothing but a `RefusalCode` ever leaves a hospital.
+Messages say what, where, expected, got, and what to do. They may name files and paths, so they are for the person at
+the keyboard: nothing but a `RefusalCode` ever leaves a hospital.
 """
 
 from enum import StrEnum
@@ -66,7 +66,7 @@ class RefusalCode(StrEnum):
     INTERNAL = "internal-error"
 
 
-class Refusal(ConsiliumError):
+class Refusal(ConsiliumError):  # noqa: N818  an answer of the protocol, not a fault
     """A hospital declines a request.
 
     `code` is what the coordinator learns; the message stays in the hospital's own log.

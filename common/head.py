@@ -66,12 +66,13 @@ class Standardisation:
     def from_sums(cls, examples: int, sums: Float64, squares: Float64) -> Self:
         """From the federation's number of examples N and the sums (D,) of x and of x squared.
 
-        A feature that never varies gets scale 1. Values are kept inside the range of normal float16 numbers.
+        A feature that varies by no more than the rounding of the sums gets scale 1. Values are kept inside the range of
+        normal float16 numbers.
         """
         mean = sums / max(examples, 1)
         variance = np.maximum(squares / max(examples, 1) - mean**2, 0.0)
         scale = np.sqrt(variance)
-        scale = np.where(scale > 1e-7 * (1.0 + np.abs(mean)), scale, 1.0)
+        scale = np.where(scale > 1e-7 + 1e-5 * np.abs(mean), scale, 1.0)
         return cls(
             np.clip(mean, -60_000.0, 60_000.0).astype(np.float16),
             np.clip(scale, 1e-4, 60_000.0).astype(np.float16),
@@ -84,7 +85,8 @@ class Standardisation:
 
     def apply(self, features: Float32) -> Float32:
         """Standardised features (N, D) float32."""
-        return (features - self.mean.astype(np.float32)) / self.scale.astype(np.float32)
+        shifted = features - self.mean.astype(np.float32)
+        return np.asarray(shifted / self.scale.astype(np.float32), dtype=np.float32)
 
     def fold(self, head: Head) -> Head:
         """The head that gives the same scores on raw features as `head` on standardised ones.

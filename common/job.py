@@ -7,19 +7,21 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from common.backbones import BACKBONES, backbone_row
 from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError
-from common.methods import METHODS, method_row
+from common.methods import Count, Fraction, Positive
+from common.methods import Method as Method
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-SELECTABLE = ("auroc", "average_precision", "balanced_accuracy", "accuracy", "f1", "log_loss")
-_CLASS_NAME = re.compile(r"^[\w][\w .+/-]{0,63}$")
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Selectable = Literal["auroc", "average_precision", "balanced_accuracy", "accuracy", "f1", "log_loss"]
+SELECTABLE: tuple[str, ...] = get_args(Selectable)
+_CLASS_NAME = re.compile(r"\w[\w .+/-]{0,63}")
+_WEIGHTS_FILE = re.compile(r"\w[\w.+-]{0,119}\.safetensors")
 
 
 class Weights(Section):
@@ -28,7 +30,7 @@ class Weights(Section):
     name: str | None = None
     file: str | None = None
     sha256: str | None = None
-    seed: int | None = None
+    seed: Seed | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -52,7 +54,7 @@ class Weights(Section):
                     "a weights file needs its sha256 (64 lower-case hex digits), so that every hospital loads "
                     f"the same weights; got {self.sha256!r}; run: sha256sum {self.file}"
                 )
-            if Path(self.file).name != self.file or not self.file.endswith(".safetensors"):
+            if not _WEIGHTS_FILE.fullmatch(self.file):
                 raise ValueError(
                     f"file: expected the bare name of a .safetensors file in the weights directory, got {self.file!r}"
                 )
@@ -87,9 +89,9 @@ class Backbone(Section):
 class Image(Section):
     """How an image becomes network input.
 
-    `size` is the side in pixels (the backbone's own by default). `fit` is how an image becomes square: `crop` scales the
-    shorter side to 8/7 of `size` and cuts the centre (the ImageNet recipe), `pad` adds black borders, `stretch` changes the
-    aspect.
+    `size` is the side in pixels (the backbone's own by default). `fit` is how an image becomes square: `crop` scales
+    the shorter side to 8/7 of `size` and cuts the centre (the ImageNet recipe), `pad` adds black borders, `stretch`
+    changes the aspect.
     """
 
     size: Annotated[int, Field(ge=32, le=1024)] | None = None
@@ -103,54 +105,12 @@ class Features(Section):
     views: Annotated[int, Field(ge=1, le=32)] = 1
 
 
-class Method(Section):
-    """The training method and its options; an option left out has the method's default (`common/methods.py`)."""
-
-    name: str = "fedavg"
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
-    local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
-    lr: Positive = 0.01
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    momentum: Fraction = 0.9
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.001
-    class_weights: Literal["none", "balanced"] = "none"
-    patience: Annotated[int, Field(ge=1)] | None = None
-    proximal_mu: Annotated[float, Field(ge=0.0)] | None = None
-    server_lr: Positive | None = None
-    server_momentum: Fraction | None = None
-    beta_1: Fraction | None = None
-    beta_2: Fraction | None = None
-    tau: Positive | None = None
-    trim_fraction: Annotated[float, Field(ge=0.0, lt=0.5)] | None = None
-    malicious_hospitals: Annotated[int, Field(ge=0)] | None = None
-    hospitals_kept: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = {"name": value}
-        if not isinstance(value, dict):
-            return value
-        name = value.get("name", "fedavg")
-        if name not in METHODS:
-            raise ValueError(f"name: {unknown('method', name, list(METHODS))}")
-        options = method_row(name).defaults()
-        foreign = [key for key in value if key in cls.model_fields and key not in {"name", *options}]
-        if foreign:
-            raise ValueError(
-                f"{', '.join(foreign)}: not an option of {name}; the options of {name} are: {', '.join(options)}"
-            )
-        return {**options, **value}
-
-
 class Evaluation(Section):
     """Parts of the data (fractions of patients) and the validation metric by which the best round is chosen."""
 
     test_fraction: Fraction = 0.2
     validation_fraction: Fraction = 0.1
-    select_by: Literal["auroc", "average_precision", "balanced_accuracy", "accuracy", "f1", "log_loss"] = "auroc"
+    select_by: Selectable = "auroc"
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -179,7 +139,7 @@ class Privacy(Section):
 class Quorum(Section):
     """How many hospitals a round needs, and how long it waits for the others."""
 
-    min_hospitals: Annotated[int, Field(ge=1)] = 2
+    min_hospitals: Count = 2
     deadline_s: Positive = 600.0
 
 
@@ -204,7 +164,7 @@ class Job(Section):
     privacy: Privacy = Privacy()
     quorum: Quorum = Quorum()
     guard: Guard = Guard()
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
 
     @field_validator("classes")
     @classmethod
@@ -213,9 +173,10 @@ class Job(Section):
         if repeated:
             raise ValueError(f"each class once, got twice: {', '.join(repeated)}")
         for name in classes:
-            if not _CLASS_NAME.match(name):
+            if not _CLASS_NAME.fullmatch(name):
                 raise ValueError(
-                    f"a class name is 1 to 64 letters, digits, spaces or . + / - _, starting with a letter; got {name!r}"
+                    "a class name is 1 to 64 letters, digits, spaces or . + / - _, the first a letter, digit or _; "
+                    f"got {name!r}"
                 )
         return classes
 
@@ -265,7 +226,7 @@ def job_from_json(text: str) -> Job:
     """
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError("job: not valid JSON") from error
     job = parse_job(content, "job in message")
     if job.canonical_json() != text:

@@ -4,11 +4,18 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
-from common.config_file import unknown
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from common.config_file import Section, unknown
 from common.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 LOCAL_TRAINING: Mapping[str, object] = MappingProxyType(
     {
@@ -32,7 +39,7 @@ class MethodRow:
 
     summary: str
     source: str
-    options: Mapping[str, object] = MappingProxyType({})
+    options: Mapping[str, object] = field(default_factory=dict)
     min_hospitals: int = 1
 
     def defaults(self) -> dict[str, object]:
@@ -112,3 +119,58 @@ def method_row(name: str) -> MethodRow:
     if name not in METHODS:
         raise ConfigError(unknown("method", name, list(METHODS)))
     return METHODS[name]
+
+
+class Method(Section):
+    """The training method and its options; an option left out has the method's default."""
+
+    name: str = "fedavg"
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
+    local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    lr: Positive = 0.01
+    batch_size: Count = 64
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.001
+    class_weights: Literal["none", "balanced"] = "none"
+    patience: Count | None = None
+    proximal_mu: Annotated[float, Field(ge=0.0)] | None = None
+    server_lr: Positive | None = None
+    server_momentum: Fraction | None = None
+    beta_1: Fraction | None = None
+    beta_2: Fraction | None = None
+    tau: Positive | None = None
+    trim_fraction: Annotated[float, Field(ge=0.0, lt=0.5)] | None = None
+    malicious_hospitals: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    hospitals_kept: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, dict):
+            return value
+        name = value.get("name", "fedavg")
+        return {**METHODS[name].defaults(), **value} if isinstance(name, str) and name in METHODS else value
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(unknown("method", name, list(METHODS)))
+        return name
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_this_method(cls, value: Any, info: ValidationInfo) -> Any:
+        """Null stands for an option of other methods, as in the canonical JSON; it is no value for an own option."""
+        name, option = info.data.get("name"), info.field_name
+        if name is None:
+            return value
+        options = METHODS[name].defaults()
+        if option not in options and value is not None:
+            raise ValueError(f"not an option of {name}; the options of {name} are: {', '.join(options)}")
+        if option in options and value is None and options[option] is not None:
+            raise ValueError(f"expected a value, got null; leave the key out for the default, {options[option]}")
+        return value

@@ -1,7 +1,8 @@
 """The contract between coordinator and hospital: what may be asked, and the whole list of what may be answered.
 
-A message is `Packed`: named arrays and named plain fields. Its schema says which, of which dtype and shape. The hospital checks
-every reply against the schema before it leaves, the coordinator checks it again before it is used; both with `problem_with`.
+A message is `Packed`: named arrays and named plain fields. Its schema says which, of which dtype and shape. The
+hospital checks every reply against the schema before it leaves, the coordinator checks it again before it is used; both
+with `problem_with`.
 How a packed message travels (Flower records, gRPC) is not known here.
 
 Shape letters: C classes, D features, M heads, B score bins, K calibration bins.
@@ -33,10 +34,11 @@ class Packed:
 
 
 class ArraySpec(NamedTuple):
-    """dtype by numpy name; shape as letters (looked up when checked) or numbers."""
+    """dtype by numpy name; shape as letters (looked up when checked) or numbers; whether 0 and below are refused."""
 
     dtype: str
     shape: tuple[str | int, ...]
+    positive: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Schema:
 _IDENTITY: Mapping[str, type] = {"job-id": str, "fingerprint": str}
 _HEAD = {"weight": ArraySpec("float32", ("C", "D")), "bias": ArraySpec("float32", ("C",))}
 _HEADS = {"weight": ArraySpec("float32", ("M", "C", "D")), "bias": ArraySpec("float32", ("M", "C"))}
-_STANDARDISATION = {"mean": ArraySpec("float16", ("D",)), "scale": ArraySpec("float16", ("D",))}
+_STANDARDISATION = {"mean": ArraySpec("float16", ("D",)), "scale": ArraySpec("float16", ("D",), positive=True)}
 _COUNTS = {
     "confusion": ArraySpec("int32", ("M", "C", "C")),
     "histograms": ArraySpec("int32", ("M", "C", 2, "B")),
@@ -74,7 +76,15 @@ REPLIES: Mapping[str, Schema] = {
             "sums": ArraySpec("float64", ("D",)),
             "squares": ArraySpec("float64", ("D",)),
         },
-        {**_IDENTITY, "examples": int, "other-labels": int, "unreadable": int, "decoded": int, "cached": int},
+        {
+            **_IDENTITY,
+            "backbone-digest": str,
+            "examples": int,
+            "other-labels": int,
+            "unreadable": int,
+            "decoded": int,
+            "cached": int,
+        },
         {"hospital": str},
     ),
     "fit": Schema({**_HEAD, **_COUNTS}, {**_IDENTITY, "round": int, "examples": int, "loss-sum": float}),
@@ -92,40 +102,56 @@ def dimensions(classes: int, features: int, heads: int = 1) -> dict[str, int]:
 
 
 def problem_with(packed: Packed, schema: Schema, dims: Mapping[str, int]) -> str | None:
-    """The first way in which a message departs from its schema, or None.
+    """The first way in which a message departs from its schema, or None; no message makes it raise.
 
-    Besides names, dtypes and shapes: floats must be finite, integers not negative.
+    Besides names, dtypes and shapes: floats must be finite, integers not negative. The answer repeats no value of the
+    message.
     """
-    for kind, have, need, may in (
-        ("array", set(packed.arrays), set(schema.arrays), set[str]()),
-        ("field", set(packed.fields), set(schema.fields), set(schema.optional)),
-    ):
-        if need - have:
-            return f"missing {kind} '{sorted(need - have)[0]}'"
-        if have - need - may:
-            return f"unexpected {kind} {sorted(have - need - may)[0][:40]!r}"
+    problem = _names_problem("array", set(packed.arrays), set(schema.arrays), set())
+    problem = problem or _names_problem("field", set(packed.fields), set(schema.fields), set(schema.optional))
+    if problem:
+        return problem
     for name, spec in schema.arrays.items():
         problem = _array_problem(packed.arrays[name], spec, dims)
         if problem:
             return f"array '{name}': {problem}"
     for name, kind in {**schema.fields, **schema.optional}.items():
-        value = packed.fields.get(name)
-        if value is not None and (type(value) is not kind or (kind is not str and not 0 <= value < 2**63)):  # type: ignore[operator]
-            shown = type(value).__name__ if isinstance(value, str) else value
-            return f"field '{name}': expected a {kind.__name__}{'' if kind is str else ' from 0'}, got {shown}"
+        problem = _field_problem(packed.fields[name], kind) if name in packed.fields else None
+        if problem:
+            return f"field '{name}': {problem}"
     return None
 
 
-def _array_problem(array: AnyArray, spec: ArraySpec, dims: Mapping[str, int]) -> str | None:
+def _names_problem(kind: str, have: set[str], need: set[str], may: set[str]) -> str | None:
+    if need - have:
+        return f"missing {kind} '{min(need - have)}'"
+    if have - need - may:
+        return f"unexpected {kind} {min(map(str, have - need - may))[:40]!r}"
+    return None
+
+
+def _array_problem(array: object, spec: ArraySpec, dims: Mapping[str, int]) -> str | None:
     shape = tuple(dims[letter] if isinstance(letter, str) else letter for letter in spec.shape)
+    if type(array) is not np.ndarray:
+        return f"expected a numpy array, got {type(array).__name__}"
     if array.dtype != np.dtype(spec.dtype):
-        return f"expected dtype {spec.dtype}, got {array.dtype}"
+        return f"expected dtype {spec.dtype}, got {str(array.dtype)[:40]}"
     if array.shape != shape:
         return f"expected shape {shape}, got {array.shape}"
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         return "expected finite numbers, got NaN or infinity"
     if array.dtype.kind == "i" and (array < 0).any():
         return "expected counts, got negative numbers"
+    if spec.positive and not (array > 0).all():
+        return "expected numbers above 0, got 0 or less"
+    return None
+
+
+def _field_problem(value: object, kind: type) -> str | None:
+    if type(value) is not kind:
+        return f"expected {kind.__name__}, got {type(value).__name__}"
+    if isinstance(value, int | float) and not 0 <= value < 2**63:
+        return f"expected {kind.__name__} from 0 and below 2**63, got one outside"
     return None
 
 
@@ -134,11 +160,12 @@ class Description:
     """What a hospital says of itself for one job.
 
     images (3, C) int64 and patients (3,) int64 by part (`PARTS`). sums and squares (D,) float64: of the features of the
-    training examples and of their squares. `decoded` and `cached`: images that were decoded and that came from the cache.
+    training examples and of their squares. `decoded` and `cached`: images that were decoded, that came from the cache.
     """
 
     job_id: str
     fingerprint: str
+    backbone_digest: str
     images: npt.NDArray[np.int64]
     patients: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
@@ -156,6 +183,7 @@ class Description:
             {
                 "job-id": self.job_id,
                 "fingerprint": self.fingerprint,
+                "backbone-digest": self.backbone_digest,
                 "examples": self.examples,
                 "other-labels": self.other_labels,
                 "unreadable": self.unreadable,
@@ -171,6 +199,7 @@ class Description:
         return cls(
             str(fields["job-id"]),
             str(fields["fingerprint"]),
+            str(fields["backbone-digest"]),
             arrays["images"].astype(np.int64),
             arrays["patients"].astype(np.int64),
             arrays["sums"].astype(np.float64),
@@ -181,9 +210,7 @@ class Description:
 
 def pack_counts(counts: list[ClassificationCounts]) -> dict[str, AnyArray]:
     """The arrays of the counts of M heads."""
-    return {
-        name: np.stack([getattr(one, name) for one in counts]).astype(spec.dtype) for name, spec in _COUNTS.items()
-    }
+    return {name: np.stack([getattr(one, name) for one in counts]).astype(spec.dtype) for name, spec in _COUNTS.items()}
 
 
 def unpack_counts(arrays: Mapping[str, AnyArray]) -> list[ClassificationCounts]:

@@ -1,0 +1,82 @@
+"""Diagnosis of new images with a trained model: probabilities, and a label only where the model is confident enough.
+
+Letters: N images, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.device import choose_device
+from client.features import Extractor, fingerprint_of
+from client.images import load_image, to_input
+from client.weights import load_backbone
+from common.artifact import Manifest, load_model
+from common.errors import ArtifactError, DataError
+from common.head import Head
+
+REFER = "refer to a radiologist"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the model says of one image.
+
+    probabilities: by class, in [0, 1]; empty if the image could not be read, and then `problem` says why. label: the most
+    probable class, or `REFER` if its probability is under the threshold.
+    """
+
+    image: Path
+    probabilities: Mapping[str, float]
+    label: str
+    problem: str | None = None
+
+
+class Diagnostician:
+    """A model file with its backbone, ready for images.
+
+    Raises:
+        ArtifactError: the file is no model, or the backbone here is not the one it was trained with.
+        WeightsError: the backbone's weights cannot be had.
+    """
+
+    def __init__(self, model: Path, weights_dir: Path | None = None, device: str = "auto") -> None:
+        self.head: Head
+        self.manifest: Manifest
+        self.head, self.manifest = load_model(model)
+        job = self.manifest.job
+        backbone = load_backbone(job.backbone.name, job.backbone.weights, weights_dir)
+        found = fingerprint_of(job, backbone.digest)
+        if found != self.manifest.fingerprint:
+            raise ArtifactError(
+                f"{model} was trained in the feature space {self.manifest.fingerprint[:16]}..., the backbone here makes "
+                f"{found[:16]}...: its weights or this version's preprocessing differ; use the weights with digest "
+                f"{self.manifest.backbone_digest[:16]}... and the version in the manifest ({self.manifest.versions})"
+            )
+        self._extractor = Extractor(backbone, choose_device(device), job.size_px)
+
+    def diagnose(self, images: Sequence[Path], threshold: float) -> list[Diagnosis]:
+        """One diagnosis per image, in order. `threshold` in [0, 1]: under it the label is `REFER`."""
+        job = self.manifest.job
+        pixels, problems = {}, {}
+        for index, path in enumerate(images):
+            try:
+                pixels[index] = to_input(load_image(path), job.size_px, job.image.fit)
+            except DataError as error:
+                problems[index] = str(error)
+        found: dict[int, Mapping[str, float]] = {}
+        if pixels:
+            features = self._extractor(np.stack(list(pixels.values())))
+            rows = self.head.probabilities(features).tolist()
+            found = {index: dict(zip(job.classes, row, strict=True)) for index, row in zip(pixels, rows, strict=True)}
+        return [
+            _diagnosis(path, found[index], threshold) if index in found else Diagnosis(path, {}, REFER, problems[index])
+            for index, path in enumerate(images)
+        ]
+
+
+def _diagnosis(image: Path, probabilities: Mapping[str, float], threshold: float) -> Diagnosis:
+    label = max(probabilities, key=lambda name: probabilities[name])
+    return Diagnosis(image, probabilities, label if probabilities[label] >= threshold else REFER)

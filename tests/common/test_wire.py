@@ -1,0 +1,293 @@
+"""The contract: every departure from a schema is found, and what is packed comes back."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays, from_dtype, scalar_dtypes
+
+from common import wire
+from common.head import Head, Standardisation, softmax
+from common.metrics import ClassificationCounts, count
+from common.wire import REPLIES, REQUESTS, Description, Packed, Schema, dimensions, problem_with
+
+DIMS = dimensions(classes=3, features=5, heads=2)
+SCHEMAS = [
+    *((f"ask-{name}", one) for name, one in REQUESTS.items()),
+    *((f"say-{n}", one) for n, one in REPLIES.items()),
+]
+WITH_ARRAYS = [pair for pair in SCHEMAS if pair[1].arrays]
+EXAMPLE: dict[type, Any] = {str: "x", int: 1, float: 1.0}
+
+
+def valid(schema: Schema) -> Packed:
+    """A message of ones that the schema accepts."""
+    shapes = {
+        name: tuple(DIMS[letter] if isinstance(letter, str) else letter for letter in spec.shape)
+        for name, spec in schema.arrays.items()
+    }
+    return Packed(
+        {name: np.ones(shapes[name], spec.dtype) for name, spec in schema.arrays.items()},
+        {name: EXAMPLE[kind] for name, kind in schema.fields.items()},
+    )
+
+
+def with_array(packed: Packed, name: str, array: Any) -> Packed:
+    return Packed({**packed.arrays, name: array}, packed.fields)
+
+
+def with_field(packed: Packed, name: str, value: Any) -> Packed:
+    return Packed(packed.arrays, {**packed.fields, name: value})
+
+
+def one_array(array: Any, dtype: str = "float32", shape: tuple[str | int, ...] = ("D",)) -> str | None:
+    return problem_with(Packed({"a": array}), Schema({"a": wire.ArraySpec(dtype, shape)}, {}), DIMS)
+
+
+def one_field(value: Any, kind: type) -> str | None:
+    return problem_with(Packed({}, {"f": value}), Schema({}, {"f": kind}), DIMS)
+
+
+@pytest.mark.parametrize(("_", "schema"), SCHEMAS)
+def test_a_valid_message_has_no_problem(_: str, schema: Schema) -> None:
+    assert problem_with(valid(schema), schema, DIMS) is None
+
+
+@pytest.mark.parametrize(("_", "schema"), SCHEMAS)
+def test_every_missing_or_extra_entry_is_found(_: str, schema: Schema) -> None:
+    good = valid(schema)
+    for name in good.arrays:
+        left = {other: array for other, array in good.arrays.items() if other != name}
+        assert problem_with(Packed(left, good.fields), schema, DIMS) == f"missing array '{name}'"
+    for name in good.fields:
+        rest = {other: value for other, value in good.fields.items() if other != name}
+        assert problem_with(Packed(good.arrays, rest), schema, DIMS) == f"missing field '{name}'"
+    assert problem_with(with_array(good, "features", np.ones(5)), schema, DIMS) == "unexpected array 'features'"
+    assert problem_with(with_field(good, "patient", "x"), schema, DIMS) == "unexpected field 'patient'"
+
+
+@pytest.mark.parametrize(("_", "schema"), WITH_ARRAYS)
+def test_every_departure_of_every_array_is_found(_: str, schema: Schema) -> None:
+    good = valid(schema)
+    for name, array in good.arrays.items():
+        bad: list[Any] = [
+            array.astype(">" + array.dtype.str[1:]),
+            array.astype(np.uint64),
+            array.astype(bool),
+            array.astype(object),
+            array[None],
+            array[..., :-1],
+            array.ravel()[:1],
+            array.ravel()[0],
+            array.tolist(),
+            None,
+            -array if array.dtype.kind == "i" else array * np.nan,
+        ]
+        if array.dtype.kind == "f":
+            bad += [np.full_like(array, np.inf), np.full_like(array, -np.inf)]
+        for wrong in bad:
+            problem = problem_with(with_array(good, name, wrong), schema, DIMS)
+            assert problem is not None
+            assert problem.startswith(f"array '{name}': expected ")
+
+
+@pytest.mark.parametrize(("_", "schema"), SCHEMAS)
+def test_every_departure_of_every_field_is_found(_: str, schema: Schema) -> None:
+    good = valid(schema)
+    wrong: dict[type, list[Any]] = {
+        str: [None, 1, b"x", ["x"], np.str_("x")],
+        int: [None, True, "1", 1.0, -1, 2**63, 10**5000, np.int64(1), [1]],
+        float: [None, True, "1", 1, float("nan"), float("inf"), -0.5, 1e300, np.float64(1), [1.0]],
+    }
+    for name, kind in {**schema.fields, **schema.optional}.items():
+        for value in wrong[kind]:
+            problem = problem_with(with_field(good, name, value), schema, DIMS)
+            assert problem is not None
+            assert problem.startswith(f"field '{name}': expected {kind.__name__}")
+
+
+@pytest.mark.parametrize(("value", "kind"), [("", str), (0, int), (2**63 - 1, int), (0.0, float), (1e18, float)])
+def test_fields_at_the_ends_of_their_range_are_accepted(value: Any, kind: type) -> None:
+    assert one_field(value, kind) is None
+
+
+def test_optional_fields_may_be_absent_but_not_of_another_type() -> None:
+    schema = Schema({}, {}, {"hospital": str})
+    assert problem_with(Packed(), schema, DIMS) is None
+    assert problem_with(Packed({}, {"hospital": "a"}), schema, DIMS) is None
+    assert problem_with(Packed({}, {"hospital": None}), schema, DIMS) is not None  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("kind", ["fit", "evaluate"])
+def test_a_scale_that_would_divide_by_zero_is_refused(kind: str) -> None:
+    good = valid(REQUESTS[kind])
+    for number in (0.0, -1.0):
+        scale = np.ones(5, np.float16)
+        scale[3] = number
+        problem = problem_with(with_array(good, "scale", scale), REQUESTS[kind], DIMS)
+        assert problem == "array 'scale': expected numbers above 0, got 0 or less"
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([object()] * 5, dtype=object),
+        np.array([[1], [1, 2], [], [3], [4]], dtype=object),
+        np.array(1.0, np.float32),
+        np.zeros(5, [("a", "f4"), ("b", "O")]),
+        np.zeros(5, [("name " * 50, "f4")]),
+        np.array(["a"] * 5),
+        np.array(["2020-01-01"] * 5, "datetime64[D]"),
+        np.zeros(5, np.complex64),
+        np.ma.masked_array(np.full(5, np.nan, np.float32), mask=True),
+        np.zeros(5, np.float32).view(np.recarray),
+        np.zeros((0,), np.float32),
+        [1.0] * 5,
+        {"a": 1},
+        b"12345",
+    ],
+    ids=lambda value: f"{type(value).__name__}-{getattr(value, 'dtype', '')}"[:40],
+)
+def test_hostile_arrays_are_refused_without_an_exception(array: Any) -> None:
+    problem = one_array(array)
+    assert problem is not None
+    assert len(problem) < 200
+
+
+def test_hostile_names_are_refused_without_an_exception() -> None:
+    empty = Schema({}, {})
+    for names in ({1: 1, "a": 1}, {("a",): 1}, {None: 1, 2.5: 1}, {"x" * 10_000: 1}, {"\ud800": 1}):
+        for packed in (Packed(names, {}), Packed({}, names)):  # type: ignore[arg-type]
+            problem = problem_with(packed, empty, DIMS)
+            assert problem is not None
+            assert problem.startswith("unexpected ")
+            assert len(problem) < 100
+
+
+def test_a_problem_repeats_no_value_of_the_message() -> None:
+    problem = one_field("Jane Roe, born 1950", int)
+    assert problem == "field 'f': expected int, got str"
+    assert "4711" not in str(one_field(-4711, int))
+
+
+@given(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.lists(st.integers()),
+        st.dictionaries(st.text(), st.integers()), scalar_dtypes().flatmap(from_dtype),
+    )
+)  # fmt: skip
+def test_only_the_exact_type_and_range_passes(value: Any) -> None:
+    assert (one_field(value, str) is None) == (type(value) is str)
+    assert (one_field(value, int) is None) == (type(value) is int and 0 <= value < 2**63)
+    assert (one_field(value, float) is None) == (type(value) is float and 0 <= value < 2**63)
+
+
+@given(
+    st.one_of(scalar_dtypes(), st.sampled_from([np.dtype("float32"), np.dtype("int32")])).flatmap(
+        lambda dtype: arrays(dtype, st.one_of(array_shapes(max_dims=3, max_side=6), st.sampled_from([(), (5,), (0,)])))
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_only_the_exact_dtype_shape_and_range_passes(array: Any) -> None:
+    floats = array.dtype == np.float32 and array.shape == (5,) and bool(np.isfinite(array).all())
+    whole = array.dtype == np.int32 and array.shape == (5,) and bool((array >= 0).all())
+    assert (one_array(array, "float32") is None) == floats
+    assert (one_array(array, "int32") is None) == whole
+
+
+def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
+    """A change here is a change of what leaves: change `docs/privacy.md` with it."""
+    counts = {"confusion", "histograms", "calibration", "losses"}
+    identity = {"job-id", "fingerprint"}
+    known = {"backbone-digest", "examples", "other-labels", "unreadable", "decoded", "cached", "hospital"}
+    assert {name: set(reply.arrays) for name, reply in REPLIES.items()} == {
+        "describe": {"images", "patients", "sums", "squares"},
+        "fit": {"weight", "bias"} | counts,
+        "evaluate": counts,
+    }
+    assert {name: {*reply.fields, *reply.optional} for name, reply in REPLIES.items()} == {
+        "describe": identity | known,
+        "fit": identity | {"round", "examples", "loss-sum"},
+        "evaluate": identity | {"part"},
+    }
+
+
+finite = {"allow_nan": False, "allow_infinity": False}
+
+
+@st.composite
+def descriptions(draw: Any) -> Description:
+    whole = st.integers(0, 2**40)
+    return Description(
+        images=draw(arrays(np.int64, (3, 3), elements=whole)),
+        patients=draw(arrays(np.int64, 3, elements=whole)),
+        sums=draw(arrays(np.float64, 5, elements=st.floats(**finite))),
+        squares=draw(arrays(np.float64, 5, elements=st.floats(**finite))),
+        **{
+            one.name: draw(whole if one.type is int else st.text())
+            for one in fields(Description)
+            if one.type in (int, str)
+        },
+    )
+
+
+@given(descriptions())
+@settings(max_examples=50, deadline=None)
+def test_a_description_round_trips(description: Description) -> None:
+    packed = description.pack()
+    assert problem_with(packed, REPLIES["describe"], DIMS) is None
+    back = Description.unpack(packed)
+    for one in fields(Description):
+        assert np.array_equal(getattr(back, one.name), getattr(description, one.name))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_counts_round_trip_and_pass_the_contract(seed: int, heads: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, 40)
+    counts = [count(softmax(4 * rng.normal(size=(40, 3))), labels) for _ in range(heads)]
+    packed = Packed(wire.pack_counts(counts), {"job-id": "j", "fingerprint": "f", "part": "test"})
+    assert problem_with(packed, REPLIES["evaluate"], dimensions(3, 5, heads)) is None
+    back = wire.unpack_counts(packed.arrays)
+    assert len(back) == heads
+    for one, other in zip(counts, back, strict=True):
+        for name in ("confusion", "histograms", "calibration", "losses"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+            assert getattr(other, name).dtype == np.int64
+
+
+def test_unpacked_counts_add_beyond_the_range_of_int32() -> None:
+    counts = ClassificationCounts.zeros(2)
+    counts.confusion[0, 0] = 2**31 - 1
+    (back,) = wire.unpack_counts(wire.pack_counts([counts]))
+    assert (back + back).n == 2**32 - 2
+
+
+single = arrays(np.float32, (2, 3, 5), elements=st.floats(width=32, **finite))
+
+
+@given(single, arrays(np.float32, (2, 3), elements=st.floats(width=32, **finite)))
+@settings(max_examples=50, deadline=None)
+def test_heads_round_trip(weights: Any, biases: Any) -> None:
+    heads = [Head(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+    many = wire.unpack_heads(wire.pack_heads(heads))
+    for head, other in zip(heads, [*many[:1], wire.unpack_head(wire.pack_head(heads[1]))], strict=True):
+        assert np.array_equal(head.weight, other.weight)
+        assert np.array_equal(head.bias, other.bias)
+    assert len(many) == 2
+    assert np.array_equal(many[1].weight, heads[1].weight)
+
+
+def test_a_standardisation_round_trips_and_passes_the_contract() -> None:
+    sent = Standardisation.from_sums(4, np.arange(5.0), np.arange(5.0) ** 2)
+    packed = wire.pack_standardisation(sent)
+    request = Packed({**valid(REQUESTS["fit"]).arrays, **packed}, valid(REQUESTS["fit"]).fields)
+    assert problem_with(request, REQUESTS["fit"], DIMS) is None
+    back = wire.unpack_standardisation(packed)
+    assert np.array_equal(back.mean, sent.mean)
+    assert np.array_equal(back.scale, sent.scale)
+    assert (back.mean.dtype, back.scale.dtype) == (np.float16, np.float16)
