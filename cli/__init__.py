@@ -1,1 +1,1 @@
-"""The `consilium` command: thin, one function per subcommand."""
+"""The `consilium` command: thin, it parses words and prints what the other packages return."""

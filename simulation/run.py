@@ -14,7 +14,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from flwr.app import Context, RecordDict
 
@@ -22,6 +22,7 @@ from client.app import app as client_app
 from client.records import assign, read_rows
 from client.weights import load_backbone
 from common.artifact import Manifest, load_model, write_atomically
+from common.config_file import unknown
 from common.errors import ConfigError, DataError
 from common.head import Head
 from common.job import Job, require_runnable
@@ -30,8 +31,7 @@ from server.recorder import JOB, MODEL, SUMMARY
 from server.strategies import hospitals_needed
 from simulation.grid import InProcessGrid
 
-Engine = Literal["in-process", "ray"]
-ENGINES: tuple[Engine, ...] = ("in-process", "ray")
+ENGINES = ("in-process", "ray")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def simulate(
     hospitals: Mapping[str, Path],
     out: Path,
     *,
-    engine: Engine = "in-process",
+    engine: str = "in-process",
     weights_dir: Path | None = None,
     cache_dir: Path | None = None,
     device: str = "auto",
@@ -65,6 +65,8 @@ def simulate(
         WeightsError: the backbone's weights cannot be had.
         FederationError: the run could not go on.
     """
+    if engine not in ENGINES:
+        raise ConfigError(unknown("engine", engine, list(ENGINES)))
     require_runnable(job)
     _check(job, hospitals, weights_dir)
     settings = {

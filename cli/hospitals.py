@@ -1,0 +1,100 @@
+"""consilium check, consilium diagnose: what a hospital runs on its own images."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.options import Device, WeightsDir
+from common.errors import ConfigError
+from common.job import load_job
+
+CHECK_FORMATS = ("table", "json")
+DIAGNOSE_FORMATS = ("table", "json", "csv")
+
+
+def check(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Hospitals' folders, or one with a folder per hospital.", metavar="DIR...")
+    ],
+    job: Annotated[
+        Path | None, typer.Option(help="Also check labels and classes against this job.", metavar="JOB")
+    ] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """Look through hospitals' images: counts, sizes, unreadable files, duplicates, labels. Exit code 1 on errors."""
+    _one_of("format", output_format, CHECK_FORMATS)
+    from client.check import check_hospitals, print_check
+
+    from client.progress import progress
+    from simulation.hospitals import find_hospitals
+
+    parsed = load_job(job) if job else None
+    hospitals = find_hospitals(folders)
+    result = check_hospitals(hospitals, parsed, progress)
+    if output_format == "json":
+        typer.echo(json.dumps(result.to_dict(), indent=1))
+    else:
+        print_check(result, Console())
+    if result.errors:
+        raise typer.Exit(1)
+
+
+def diagnose(
+    images: Annotated[list[Path], typer.Argument(help="Images to diagnose.", metavar="IMAGE...")],
+    model: Annotated[Path, typer.Option(help="model.safetensors of a run.", metavar="FILE")],
+    refer_below: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Under this probability the answer is 'refer to a radiologist'.")
+    ] = 0.8,
+    output_format: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+    weights_dir: WeightsDir = None,
+    device: Device = "auto",
+) -> None:
+    """Diagnose images with a trained model. Not a medical device. Exit code 3 if an image could not be read."""
+    _one_of("format", output_format, DIAGNOSE_FORMATS)
+    from client.diagnosis import Diagnosis, Diagnostician
+
+    diagnostician = Diagnostician(model, weights_dir, device)
+    found = diagnostician.diagnose(images, refer_below)
+    classes = list(diagnostician.manifest.job.classes)
+
+    def cells(one: Diagnosis) -> list[str]:
+        probabilities = [f"{one.probabilities[name]:.3f}" if one.probabilities else "" for name in classes]
+        return [str(one.image), one.label, *probabilities, one.problem or ""]
+
+    header = ["image", "diagnosis", *classes, "problem"]
+    if output_format == "json":
+        rows = [
+            {
+                "image": str(one.image),
+                "diagnosis": one.label,
+                "probabilities": one.probabilities,
+                "problem": one.problem,
+            }
+            for one in found
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+    elif output_format == "csv":
+        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *map(cells, found)])
+    else:
+        problems = any(one.problem for one in found)
+        table = Table(*(header if problems else header[:-1]), box=None)
+        for one in found:
+            table.add_row(*(cells(one) if problems else cells(one)[:-1]))
+        console = Console()
+        console.print(table)
+        if diagnostician.manifest.job.backbone.weights.random:
+            console.print("[bold yellow]The backbone has random weights: a demonstration, never a diagnosis.[/]")
+        console.print("A research model, not a medical device: a physician decides.", style="dim")
+    if any(one.problem for one in found):
+        raise typer.Exit(3)
+
+
+def _one_of(option: str, word: str, choices: tuple[str, ...]) -> None:
+    if word not in choices:
+        raise ConfigError(f"--{option}: expected one of {', '.join(choices)}, got '{word}'")

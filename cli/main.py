@@ -1,0 +1,99 @@
+"""The `consilium` command.
+
+Heavy libraries are imported by the command that needs them, so that --help and --version are instant.
+"""
+
+import importlib.metadata
+import logging
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from cli import hospitals, runs, tables
+from common.errors import ConsiliumError
+
+EXIT_CODES = """
+Exit codes: 0 done; 1 findings of `check`, or an unexpected error; 2 a job file, hospital file or option is wrong; 3 images,
+manifests or caches are not usable; 4 backbone weights cannot be had; 5 a model file or run directory is damaged; 6 the
+federation could not go on (too few hospitals, no usable update); 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="consilium",
+    help="Hospitals train one diagnostic image classifier together; no image leaves a hospital.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("simulate")(runs.simulate)
+app.command("report")(runs.report)
+app.command("check")(hospitals.check)
+app.command("diagnose")(hospitals.diagnose)
+app.command("backbones")(tables.backbones)
+app.command("methods")(tables.methods)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"consilium {importlib.metadata.version('consilium')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Log everything (may name files and patients) and show tracebacks.")
+    ] = False,
+) -> None:
+    handler = RichHandler(console=Console(stderr=True), show_path=debug, show_time=debug)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    for ours in ("client", "server", "simulation", "common", "cli"):
+        logging.getLogger(ours).setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def main() -> None:
+    """Run the command and turn errors into one clear paragraph and an exit code."""
+    # Nothing that this command starts may phone home; someone who wants Flower's telemetry can set it to 1.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        typer.echo("interrupted", err=True)
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    except ConsiliumError as error:
+        code = _explain(str(error), error.exit_code, debug)
+    except Exception as error:
+        hint = "" if debug else "\nconsilium --debug ... shows where; please report it"
+        code = _explain(f"unexpected error ({type(error).__name__}): {error}{hint}", 1, debug)
+    sys.exit(code or 0)
+
+
+def _explain(message: str, code: int, debug: bool) -> int:
+    """Print the error that is being handled; returns the exit code."""
+    if debug:
+        traceback.print_exc()
+    Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What tests of several packages need."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real images and weights: CONSILIUM_SHARED, or ../shared beside the project."""
+    folder = Path(os.environ.get("CONSILIUM_SHARED") or PROJECT.parent / "shared")
+    if not (folder / "data" / "chest_xray").is_dir():
+        pytest.skip(f"no real images: {folder} is not there; set CONSILIUM_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three small phantom hospitals of 40 images."""
+    from client.phantom import make_phantoms
+
+    return make_phantoms(tmp_path_factory.mktemp("phantoms"), hospitals=3, images=40, size_px=64)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feature cache shared by all tests of a worker."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def job():
+    """A quick job for the phantoms; call it with sections to change."""
+    from common.job import parse_job
+
+    def make(**changes):
+        content = {
+            "name": "test-job",
+            "classes": ["normal", "opacity"],
+            "backbone": {"name": "squeezenet1_1", "weights": {"name": "random", "seed": 1}},
+            "image": {"size": 64},
+            "method": {"name": "fedavg", "rounds": 4},
+            "evaluation": {"test_fraction": 0.25, "validation_fraction": 0.2},
+            "quorum": {"min_hospitals": 2, "deadline_s": 60},
+            "seed": 3,
+        }
+        return parse_job({**content, **changes})
+
+    return make
