@@ -126,7 +126,8 @@ def _names_problem(kind: str, have: set[str], need: set[str], may: set[str]) -> 
     if need - have:
         return f"missing {kind} '{min(need - have)}'"
     if have - need - may:
-        return f"unexpected {kind} {min(map(str, have - need - may))[:40]!r}"
+        # Its name is free text of the sender: repeating it would carry it on.
+        return f"unexpected {kind} (expected: {', '.join(sorted(need | may)) or 'none'})"
     return None
 
 
