@@ -1,0 +1,123 @@
+"""A hospital's manifest: a CSV file with the columns path, label, patient_id and, if the hospital likes, split.
+
+Other columns are passed over. Everything wrong with a manifest is reported at once, so that it is corrected at once.
+"""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config_file import nearest, unknown
+from common.errors import DataError
+from common.wire import PARTS
+
+COLUMNS = ("path", "label", "patient_id")
+SPLIT_WORDS: Mapping[str, str] = {**{part: part for part in PARTS}, "val": "validation", "valid": "validation"}
+"""What the column split may say, to the part it means; an empty cell leaves the split to the job."""
+
+PROBLEMS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image as the hospital describes it; `part` (of `PARTS`) is None where the hospital leaves the split to the job."""
+
+    path: Path
+    label: str
+    patient_id: str
+    part: str | None = None
+
+
+def read_manifest(manifest: Path) -> list[Row]:
+    """The rows of a manifest, in its order. Paths are relative to the manifest's folder, or absolute.
+
+    Raises:
+        DataError: not readable, not UTF-8, not CSV, or any of: columns missing, cells missing or in excess, an unknown
+            split word, a path given twice, a patient in several parts. Up to ten problems are named by line.
+    """
+    try:
+        # utf-8-sig: spreadsheets write a byte order mark, which would otherwise become part of the first column's name.
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            problems = _column_problems(columns)
+            lines = [] if problems else [(reader.line_num, cells) for cells in reader]
+    except OSError as error:
+        raise DataError(f"cannot read {manifest}: {error.strerror}; give the path of a CSV file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{manifest} is not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{manifest}, line {reader.line_num}: not valid CSV ({error}); save it as CSV UTF-8") from error
+    rows = [(line, _row(manifest.parent, cells)) for line, cells in lines]
+    problems += [f"line {line}: {problem}" for line, cells in lines for problem in _cell_problems(cells)]
+    problems += _repeated_paths(rows)
+    problems += _divided_patients(rows)
+    if problems:
+        raise DataError(f"{manifest}: {_listed(problems)}")
+    return [row for _, row in rows]
+
+
+def shortened(items: list[str], shown: int = PROBLEMS_SHOWN) -> list[str]:
+    """The first items, and how many more there are."""
+    return items if len(items) <= shown else [*items[:shown], f"and {len(items) - shown} more"]
+
+
+def _listed(problems: list[str]) -> str:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return f"{count}:\n" + "\n".join(f"  - {problem}" for problem in shortened(problems))
+
+
+def _row(folder: Path, cells: Mapping[str, str | None]) -> Row:
+    path, label, patient_id = ((cells.get(column) or "").strip() for column in COLUMNS)
+    return Row(folder / path, label, patient_id, SPLIT_WORDS.get(_split_word(cells)))
+
+
+def _split_word(cells: Mapping[str, str | None]) -> str:
+    return (cells.get("split") or "").strip().lower()
+
+
+def _column_problems(columns: list[str]) -> list[str]:
+    problems = []
+    for column in COLUMNS:
+        if column not in columns:
+            # A near name may be meant, but not one that is a column of its own.
+            hint = nearest(column, [name for name in columns if name not in COLUMNS])
+            problems.append(f"column '{column}' is missing{hint}; the columns are: {', '.join(columns) or 'none'}")
+        elif columns.count(column) > 1:
+            problems.append(f"column '{column}' is there {columns.count(column)} times; keep one")
+    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
+        problems.append("the columns are separated by semicolons or tabs; save the file with commas")
+    return problems
+
+
+def _cell_problems(cells: Mapping[str, str | None]) -> Iterator[str]:
+    for column in COLUMNS:
+        if not (cells.get(column) or "").strip():
+            yield f"'{column}' is empty"
+    # DictReader keeps the cells that have no column under None.
+    if None in dict[str | None, object](cells):
+        yield "more cells than columns; put a text that holds a comma into double quotes"
+    word = _split_word(cells)
+    if word and word not in SPLIT_WORDS:
+        yield unknown("split", word, list(SPLIT_WORDS))
+
+
+def _repeated_paths(rows: list[tuple[int, Row]]) -> Iterator[str]:
+    first: dict[str, int] = {}
+    for line, row in rows:
+        if row.path.name and first.setdefault(os.path.normpath(row.path), line) != line:
+            yield f"line {line}: '{row.path.name}' was given in line {first[os.path.normpath(row.path)]} already; keep one"
+
+
+def _divided_patients(rows: list[tuple[int, Row]]) -> Iterator[str]:
+    parts: dict[str, dict[str, int]] = {}
+    for line, row in rows:
+        if row.part and row.patient_id:
+            parts.setdefault(row.patient_id, {}).setdefault(row.part, line)
+    for patient_id, found in parts.items():
+        if len(found) > 1:
+            where = ", ".join(f"{part} (line {line})" for part, line in found.items())
+            yield f"patient '{patient_id}' is in several parts: {where}; put all rows of a patient into one"

@@ -1,0 +1,159 @@
+"""What a hospital holds, and what of it belongs to a job. Parts are drawn per patient, never per image."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from client.images import IMAGE_SUFFIXES
+from client.manifest import COLUMNS, Row, read_manifest, shortened
+from common.config_file import nearest
+from common.errors import DataError
+from common.job import Evaluation, Job
+from common.wire import PARTS
+
+__all__ = ["MANIFEST", "Record", "Records", "Row", "assign", "manifest_of", "part_of", "read_rows", "unknown_labels"]
+
+MANIFEST = "manifest.csv"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a job: `label` is an index into the job's classes, `part` one of `common.wire.PARTS`."""
+
+    path: Path
+    label: int
+    patient_id: str
+    part: str
+
+
+@dataclass(frozen=True)
+class Records:
+    """All images of a hospital that belong to a job, sorted by path.
+
+    `other_labels` counts the images left out, by label; `patients_with_several_labels` counts patients among `records`.
+    """
+
+    records: tuple[Record, ...]
+    other_labels: Mapping[str, int]
+    patients_with_several_labels: int
+
+    def of(self, part: str) -> tuple[Record, ...]:
+        """The records of one part."""
+        return tuple(record for record in self.records if record.part == part)
+
+    def images(self, num_classes: int) -> npt.NDArray[np.int64]:
+        """Images by part (in the order of `PARTS`) and class: (3, C) int64."""
+        counts = np.zeros((len(PARTS), num_classes), np.int64)
+        for record in self.records:
+            counts[PARTS.index(record.part), record.label] += 1
+        return counts
+
+    def patients(self) -> npt.NDArray[np.int64]:
+        """Distinct patients by part (in the order of `PARTS`): (3,) int64."""
+        return np.array([len({record.patient_id for record in self.of(part)}) for part in PARTS], np.int64)
+
+
+def manifest_of(source: Path) -> Path | None:
+    """The manifest that describes `source`, or None where sub-folders do."""
+    if source.is_file():
+        return source
+    manifest = source / MANIFEST
+    return manifest if manifest.is_file() else None
+
+
+def read_rows(source: Path) -> list[Row]:
+    """The images of a hospital.
+
+    Args:
+        source: a folder holding manifest.csv, a manifest itself, or a folder with one sub-folder per class. In the last
+            case the label is the sub-folder's name and the patient is the file's name without suffix: every image then
+            counts as its own patient, so two images of one patient may fall into different parts. Hidden files and
+            files whose suffix is not one of `IMAGE_SUFFIXES` are passed over there.
+
+    Raises:
+        DataError: no images there, or the manifest is wrong (all its problems are named).
+    """
+    manifest = manifest_of(source)
+    rows = _folder_rows(source) if manifest is None else read_manifest(manifest)
+    if not rows:
+        raise DataError(
+            f"{source}: found no images; expected a {MANIFEST} with the columns {', '.join(COLUMNS)} and at least one row, "
+            f"or one sub-folder per class holding files of the types {' '.join(IMAGE_SUFFIXES)}"
+        )
+    return rows
+
+
+def part_of(seed: int, patient_id: str, evaluation: Evaluation) -> str:
+    """The part a patient falls into: a function of the seed and the patient alone, so the same in every hospital."""
+    # surrogateescape: an id from a file name that is not UTF-8 is hashed as the bytes it has on disk.
+    digest = hashlib.sha256(f"{seed}\n{patient_id}".encode("utf-8", "surrogateescape")).digest()
+    draw = int.from_bytes(digest[:8], "big") / 2**64
+    if draw < evaluation.test_fraction:
+        return "test"
+    return "validation" if draw < evaluation.test_fraction + evaluation.validation_fraction else "train"
+
+
+def assign(rows: Iterable[Row], job: Job) -> Records:
+    """Rows as records of a job: labels as class indices, every patient in one part.
+
+    A row without a split follows its patient's rows that have one; a patient without any is drawn by `part_of`.
+
+    Raises:
+        DataError: labels that are no class of the job, unless the job says `other_labels: skip`.
+    """
+    rows = sorted(rows, key=lambda row: str(row.path))
+    index = {name: position for position, name in enumerate(job.classes)}
+    others = Counter(row.label for row in rows if row.label not in index)
+    if others and job.other_labels == "error":
+        raise DataError(unknown_labels(others, job))
+    parts = parts_of(rows, job.seed, job.evaluation)
+    records = tuple(
+        Record(row.path, index[row.label], row.patient_id, parts[row.patient_id]) for row in rows if row.label in index
+    )
+    labels: defaultdict[str, set[int]] = defaultdict(set)
+    for record in records:
+        labels[record.patient_id].add(record.label)
+    return Records(records, dict(others), sum(len(found) > 1 for found in labels.values()))
+
+
+def parts_of(rows: Iterable[Row], seed: int, evaluation: Evaluation) -> dict[str, str]:
+    """The part of each patient: what the hospital wrote, else drawn by `part_of`."""
+    parts: dict[str, str] = {}
+    for row in rows:
+        if row.part:
+            parts[row.patient_id] = row.part
+        elif row.patient_id not in parts:
+            parts[row.patient_id] = part_of(seed, row.patient_id, evaluation)
+    return parts
+
+
+def unknown_labels(others: Mapping[str, int], job: Job) -> str:
+    """The sentence about labels that are no class of a job; `others` has the number of images of each."""
+    classes = list(job.classes)
+    found = []
+    for label, images in sorted(others.items()):
+        # 'NORMAL' has no letter in common with 'normal', so a second look passes over case.
+        hint = nearest(label, classes) or nearest(label.casefold(), classes)
+        found.append(f"'{label}' ({images} image{'' if images == 1 else 's'}{hint})")
+    return (
+        f"labels that are no class of job '{job.name}': {', '.join(shortened(found))}; "
+        f"the classes are: {', '.join(classes)}; correct the labels, or write `other_labels: skip` into the job"
+    )
+
+
+def _folder_rows(folder: Path) -> list[Row]:
+    """One row per image file in a sub-folder, at any depth; the label is the name of the uppermost one."""
+    if not folder.is_dir():
+        raise DataError(f"cannot find {folder}; give a hospital's folder, or its manifest")
+    rows = []
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in inside)
+        if len(inside) > 1 and not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            rows.append(Row(path, inside[0], path.stem))
+    return rows
