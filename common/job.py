@@ -89,13 +89,13 @@ class Backbone(Section):
 class Image(Section):
     """How an image becomes network input.
 
-    `size` is the side in pixels (the backbone's own by default). `fit` is how an image becomes square: `crop` scales
-    the shorter side to 8/7 of `size` and cuts the centre (the ImageNet recipe), `pad` adds black borders, `stretch`
-    changes the aspect.
+    `size` is the side in pixels (the backbone's own by default). `fit` is how an image becomes square: `pad` adds black
+    borders, so that nothing is lost or squashed; `crop` scales the shorter side to 8/7 of `size` and cuts the centre
+    (the ImageNet recipe); `stretch` changes the aspect.
     """
 
     size: Annotated[int, Field(ge=32, le=1024)] | None = None
-    fit: Literal["crop", "pad", "stretch"] = "crop"
+    fit: Literal["crop", "pad", "stretch"] = "pad"
 
 
 class Features(Section):

@@ -21,11 +21,11 @@ LOCAL_TRAINING: Mapping[str, object] = MappingProxyType(
     {
         "rounds": 20,
         "local_epochs": 1,
-        "lr": 0.01,
+        "lr": 0.002,
         "batch_size": 64,
         "optimizer": "sgd",
         "momentum": 0.9,
-        "weight_decay": 1e-3,
+        "weight_decay": 0.01,
         "class_weights": "none",
         "patience": None,
     }
@@ -127,11 +127,11 @@ class Method(Section):
     name: str = "fedavg"
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
     local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
-    lr: Positive = 0.01
+    lr: Positive = 0.002
     batch_size: Count = 64
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: Fraction = 0.9
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.001
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     class_weights: Literal["none", "balanced"] = "none"
     patience: Count | None = None
     proximal_mu: Annotated[float, Field(ge=0.0)] | None = None

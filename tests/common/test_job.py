@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {
     "backbone": {"name": "resnet18", "weights": "IMAGENET1K_V1"},
 }
 DIGEST = "ab" * 32
-GOLDEN_ID = "11886ba671b2b18955eb79981bd8a9cd2980eb6aff4769e2bdadd620ad2c6dbf"
+GOLDEN_ID = "36296c7c3ef7b9b8704eacc93d180ef19d2a8cf83891594c4e2824d22f5fe021"
 
 
 def job(**changes: Any) -> Job:
