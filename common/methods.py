@@ -61,22 +61,22 @@ METHODS: Mapping[str, MethodRow] = MappingProxyType(
         "fedadam": MethodRow(
             "the coordinator applies Adam to the mean change",
             "Reddi et al. 2021, arXiv 2003.00295, algorithm 2",
-            {"server_lr": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
+            {"server_lr": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
         ),
         "fedyogi": MethodRow(
             "the coordinator applies Yogi to the mean change",
             "Reddi et al. 2021, arXiv 2003.00295, algorithm 2",
-            {"server_lr": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
+            {"server_lr": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
         ),
         "fedadagrad": MethodRow(
             "the coordinator applies Adagrad to the mean change",
             "Reddi et al. 2021, arXiv 2003.00295, algorithm 2",
-            {"server_lr": 0.1, "tau": 1e-3},
+            {"server_lr": 0.01, "tau": 1e-3},
         ),
         "fedavgm": MethodRow(
             "fedavg with momentum at the coordinator",
             "Hsu et al. 2019, arXiv 1909.06335, section 4.3",
-            {"server_lr": 1.0, "server_momentum": 0.9},
+            {"server_lr": 1.0, "server_momentum": 0.5},
         ),
         "fedmedian": MethodRow(
             "coordinate-wise median of the hospitals' heads: stands up to a minority of wrong updates",

@@ -1,0 +1,166 @@
+"""The round loop: what it asks, keeps, loses and takes up again."""
+
+import numpy as np
+import pytest
+
+from common.errors import ArtifactError, FederationError
+from common.metrics import Metrics, derive
+from server.checkpoint import load_checkpoint, save_checkpoint
+from server.rounds import Hooks, _improves, run_job
+from simulation.grid import InProcessGrid
+
+
+def metrics(auroc=None, log_loss=None):
+    empty = dict.fromkeys(Metrics.__dataclass_fields__)
+    return Metrics(**{**empty, "n": 9, "auroc": auroc, "log_loss": log_loss})
+
+
+@pytest.mark.parametrize(
+    ("candidate", "incumbent", "better"),
+    [
+        (metrics(0.9, 0.5), metrics(0.8, 0.1), True),
+        (metrics(0.7, 0.1), metrics(0.8, 0.5), False),
+        (metrics(0.8, 0.1), metrics(0.8, 0.5), True),  # a tie: log loss decides
+        (metrics(0.8, 0.5), metrics(0.8, 0.5), False),  # a full tie: the earlier round stays
+        (metrics(None, 0.3), metrics(0.8, 0.5), False),
+        (metrics(), metrics(), True),  # no validation patients: the later round
+        (None, metrics(0.8, 0.5), False),
+        (metrics(0.8, 0.5), None, True),
+        (None, None, True),
+    ],
+)
+def test_which_head_is_better(candidate, incumbent, better):
+    assert _improves(candidate, incumbent, "auroc") is better
+
+
+def test_one_hospital_moves_the_head_by_its_own_steps(server_job, scripted, exchange_with):
+    rounds = []
+    job = server_job(method={"name": "fedavg", "rounds": 3})
+    outcome = run_job(job, exchange_with({"alpha": scripted(step=0.25)}), Hooks(judged=[rounds.append]))
+    assert [one.number for one in rounds] == [1, 2, 3]
+    assert outcome.rounds == 3
+    # The scripted hospital declares mean 0 and deviation 1: folding the standardisation changes nothing.
+    np.testing.assert_allclose(outcome.head.weight, 0.25 * outcome.best_round)
+    assert outcome.test["alpha"].support.tolist() == [9, 7]
+
+
+def test_every_round_is_judged_and_every_byte_counted(server_job, scripted, exchange_with):
+    rounds, states, told = [], [], []
+    job = server_job(method={"name": "fedavg", "rounds": 3})
+    hooks = Hooks(described=[told.append], judged=[rounds.append], checkpoint=[states.append])
+    outcome = run_job(job, exchange_with({"alpha": scripted(), "beta": scripted()}), hooks)
+    assert all(one.validation is not None and one.validation.n == 20 for one in rounds)
+    assert [state.last.number for state in states] == [1, 2, 3]
+    assert [member.name for member in told[0].members] == ["alpha", "beta"]
+    assert outcome.bytes_up > sum(one.bytes_up for one in rounds) > 3 * 2 * outcome.head.nbytes
+    assert set(outcome.seconds) == {"describe", "fit", "evaluate", "total"}
+
+
+def test_validation_metrics_are_those_of_the_counts(server_job, scripted, exchange_with):
+    rounds = []
+    outcome = run_job(server_job(), exchange_with({"alpha": scripted()}), Hooks(judged=[rounds.append]))
+    assert derive(outcome.test["alpha"]).n == 16
+    assert rounds[0].validation.n == 10
+
+
+class Late(InProcessGrid):
+    """Nobody answers a fit request in the rounds of `quiet`."""
+
+    quiet: tuple[str, ...] = ()
+
+    def _deliver(self, message):
+        if message.metadata.message_type == "train" and message.metadata.group_id in self.quiet:
+            return []
+        return super()._deliver(message)
+
+
+def quiet_in(*rounds):
+    return type("Quiet", (Late,), {"quiet": tuple(map(str, rounds))})
+
+
+def test_a_round_without_a_quorum_changes_nothing(server_job, scripted, exchange_with):
+    rounds, states = [], []
+    job = server_job(method={"name": "fedavg", "rounds": 3}, quorum={"min_hospitals": 1, "deadline_s": 0.05})
+    hooks = Hooks(judged=[rounds.append], checkpoint=[states.append])
+    run_job(job, exchange_with({"alpha": scripted(step=0.5)}, quiet_in(2)), hooks)
+    assert [one.lost for one in rounds] == [False, True, False]
+    np.testing.assert_array_equal(states[-1].head.bias, np.float32(1.0))
+
+
+def test_the_last_good_model_stands_when_the_quorum_stays_away(server_job, scripted, exchange_with):
+    rounds = []
+    job = server_job(method={"name": "fedavg", "rounds": 50}, quorum={"min_hospitals": 1, "deadline_s": 0.05})
+    exchange = exchange_with({"alpha": scripted(step=0.5)}, quiet_in(2, 3, 4))
+    outcome = run_job(job, exchange, Hooks(judged=[rounds.append]))
+    assert [one.lost for one in rounds] == [False, True, True, True]
+    assert outcome.best_round == 1
+    np.testing.assert_array_equal(outcome.head.bias, np.float32(0.5))
+
+
+def test_without_any_good_round_there_is_no_model(server_job, scripted, exchange_with):
+    job = server_job(method={"name": "fedavg", "rounds": 50}, quorum={"min_hospitals": 1, "deadline_s": 0.05})
+    with pytest.raises(FederationError, match="alpha: no answer before the deadline"):
+        run_job(job, exchange_with({"alpha": scripted()}, quiet_in(1, 2, 3)))
+
+
+def test_patience_ends_the_training(server_job, scripted, exchange_with):
+    rounds = []
+    job = server_job(method={"name": "fedavg", "rounds": 50, "patience": 2})
+    # The scripted validation counts never change, so no round is better than the first.
+    outcome = run_job(job, exchange_with({"alpha": scripted()}), Hooks(judged=[rounds.append]))
+    assert [one.number for one in rounds] == [1, 2, 3]
+    assert outcome.best_round == 1
+
+
+def test_too_few_hospitals_are_an_error_that_says_why(server_job, scripted, exchange_with):
+    job = server_job(quorum={"min_hospitals": 2, "deadline_s": 0.2})
+    with pytest.raises(FederationError, match=r"1 hospitals are connected after 0\.2 s, the job needs 2"):
+        run_job(job, exchange_with({"alpha": scripted()}))
+
+
+def test_another_feature_space_is_left_out(server_job, scripted, exchange_with):
+    hospitals = {"alpha": scripted(), "beta": scripted(fingerprint="f" * 64), "gamma": scripted()}
+    outcome = run_job(server_job(), exchange_with(hospitals))
+    assert [member.name for member in outcome.members.members] == ["alpha", "gamma"]
+    assert "another feature space" in outcome.members.dropped["beta"]
+
+
+def test_missing_classes_are_named(server_job, scripted, exchange_with):
+    one_class = np.array([[50, 0], [10, 0], [16, 0]])
+    outcome = run_job(server_job(), exchange_with({"alpha": scripted(), "beta": scripted(images=one_class)}))
+    assert outcome.members.missing_classes(["normal", "opacity"]) == {"beta": ["opacity"]}
+    assert derive(outcome.test["beta"]).auroc is None
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedadam", "fedavgm", "fedyogi"])
+def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(method, server_job, scripted, exchange_with, tmp_path):
+    job = server_job(method={"name": method, "rounds": 6})
+    hospitals = {"alpha": scripted(step=0.3), "beta": scripted(step=-0.1)}
+    rounds, resumed_rounds = [], []
+    whole = run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append]))
+    path = tmp_path / "last.safetensors"
+
+    def crash(state):
+        save_checkpoint(path, state)
+        if state.last.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, exchange_with(hospitals), Hooks(checkpoint=[crash]))
+    resumed = run_job(job, exchange_with(hospitals), Hooks(judged=[resumed_rounds.append]), load_checkpoint(path))
+    assert resumed.head.weight.tobytes() == whole.head.weight.tobytes()
+    assert resumed.best_round == whole.best_round
+    assert [one.validation for one in resumed_rounds] == [one.validation for one in rounds[2:]]
+
+
+def test_a_checkpoint_of_another_job_is_refused(server_job, scripted, exchange_with, tmp_path):
+    states = []
+    run_job(server_job(), exchange_with({"alpha": scripted()}), Hooks(checkpoint=[states.append]))
+    with pytest.raises(ArtifactError, match="another job"):
+        run_job(server_job(seed=99), exchange_with({"alpha": scripted()}), resume=states[0])
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    (tmp_path / "last.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(ArtifactError, match="cannot read the checkpoint"):
+        load_checkpoint(tmp_path / "last.safetensors")
