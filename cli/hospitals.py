@@ -29,8 +29,8 @@ def check(
 ) -> None:
     """Look through hospitals' images: counts, sizes, unreadable files, duplicates, labels. Exit code 1 on errors."""
     _one_of("format", output_format, CHECK_FORMATS)
-    from client.check import check_hospitals, print_check
-
+    from client.check import check_hospitals
+    from client.check_table import print_check
     from client.progress import progress
     from simulation.hospitals import find_hospitals
 

@@ -1,0 +1,274 @@
+"""Looking through hospitals' images before they are trained on: counts, sizes, damage, duplicates, labels.
+
+Everything here is for the hospital itself: the result names files, so it never leaves.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from client.device import decoding_threads
+from client.duplicates import near_pairs, perceptual_hash, same_files
+from client.images import bit_depth, load_image
+from client.records import Row, parts_of, read_rows, unknown_labels
+from common.errors import DataError
+from common.job import Evaluation, Job
+from common.wire import PARTS
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image as found: `problem` says why it cannot be read; then it has no digest, hash, size or depth."""
+
+    hospital: str
+    row: Row
+    name: str
+    digest: str = ""
+    hash: int = 0
+    size_px: tuple[int, int] = (0, 0)
+    bits: int = 0
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassFindings:
+    """The images of one class in one hospital. sizes: smallest, median and largest width and height in pixels."""
+
+    images: int
+    patients: int
+    sizes_px: tuple[tuple[int, int], ...]
+    bit_depths: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class HospitalFindings:
+    """One hospital: its classes by label, its unreadable files with the reason, images and patients by part."""
+
+    classes: Mapping[str, ClassFindings]
+    unreadable: Mapping[str, str]
+    patients_with_several_labels: int
+    images_by_part: Mapping[str, int]
+    missing_classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What was found. Duplicates are groups of `hospital/file` names."""
+
+    hospitals: Mapping[str, HospitalFindings]
+    exact_duplicates: tuple[tuple[str, ...], ...] = ()
+    near_duplicates: tuple[tuple[str, ...], ...] = ()
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    job: str | None = field(default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "job": self.job,
+            "hospitals": {
+                name: {
+                    "classes": {
+                        label: {
+                            "images": found.images,
+                            "patients": found.patients,
+                            "sizes_px": [list(size) for size in found.sizes_px],
+                            "bit_depths": {str(bits): number for bits, number in found.bit_depths.items()},
+                        }
+                        for label, found in one.classes.items()
+                    },
+                    "unreadable": dict(one.unreadable),
+                    "patients_with_several_labels": one.patients_with_several_labels,
+                    "images_by_part": dict(one.images_by_part),
+                    "missing_classes": list(one.missing_classes),
+                }
+                for name, one in self.hospitals.items()
+            },
+            "exact_duplicates": [list(group) for group in self.exact_duplicates],
+            "near_duplicates": [list(group) for group in self.near_duplicates],
+            "errors": list(self.errors),
+            "warnings": list(self.warnings),
+        }
+
+
+def check_hospitals(folders: Mapping[str, Path], job: Job | None, progress: Progress) -> CheckResult:
+    """Look through hospitals (name -> folder); with a job also at its classes and parts."""
+    rows: dict[str, list[Row]] = {}
+    errors, warnings = [], []
+    for name, folder in folders.items():
+        try:
+            rows[name] = read_rows(folder)
+        except DataError as error:
+            errors.append(f"{name}: {error}")
+    images = _look(rows, folders, progress)
+    findings = {name: _findings([image for image in images if image.hospital == name], job) for name in rows}
+    for name, found in findings.items():
+        problems, hints = _complaints(name, found, rows[name], job)
+        errors += problems
+        warnings += hints
+    readable = [image for image in images if image.problem is None]
+    exact = [[readable[i] for i in group] for group in same_files([image.digest for image in readable])]
+    pairs = near_pairs([image.hash for image in readable], [image.digest for image in readable])
+    near = [[readable[i], readable[j]] for i, j in pairs]
+    errors += _contradictions(exact)
+    warnings += _leaks(exact, near, _parts(rows, job))
+    warnings += _shared_patients(rows)
+    return CheckResult(
+        findings, _names(exact), _names(near), tuple(errors), tuple(warnings), job.name if job is not None else None
+    )
+
+
+def _look(rows: Mapping[str, list[Row]], folders: Mapping[str, Path], progress: Progress) -> list[Image]:
+    """Every image read and decoded once, several at a time."""
+    todo = [(name, row) for name, some in rows.items() for row in some]
+
+    def look(item: tuple[str, Row]) -> Image:
+        hospital, row = item
+        folder = folders[hospital] if folders[hospital].is_dir() else folders[hospital].parent
+        name = str(row.path.relative_to(folder)) if row.path.is_relative_to(folder) else str(row.path)
+        try:
+            picture = load_image(row.path)
+            digest = hashlib.sha256(row.path.read_bytes()).hexdigest()
+            return Image(hospital, row, name, digest, perceptual_hash(picture), picture.size, bit_depth(row.path))
+        except (DataError, OSError) as error:
+            return Image(hospital, row, name, problem=str(error))
+
+    images = []
+    with ThreadPoolExecutor(decoding_threads()) as pool, progress("images checked", len(todo)) as advance:
+        for image in pool.map(look, todo):
+            images.append(image)
+            advance(1)
+    return images
+
+
+def _findings(images: Sequence[Image], job: Job | None) -> HospitalFindings:
+    by_label: defaultdict[str, list[Image]] = defaultdict(list)
+    labels_of: defaultdict[str, set[str]] = defaultdict(set)
+    for image in images:
+        by_label[image.row.label].append(image)
+        labels_of[image.row.patient_id].add(image.row.label)
+    parts = _evaluation_parts([image.row for image in images], job)
+    wanted = [image for image in images if job is None or image.row.label in job.classes]
+    in_parts = Counter(parts[image.row.patient_id] for image in wanted)
+    return HospitalFindings(
+        classes={label: _class_findings(some) for label, some in sorted(by_label.items())},
+        unreadable={image.name: image.problem for image in images if image.problem is not None},
+        patients_with_several_labels=sum(len(labels) > 1 for labels in labels_of.values()),
+        images_by_part={part: in_parts[part] for part in PARTS},
+        missing_classes=tuple(name for name in job.classes if name not in by_label) if job else (),
+    )
+
+
+def _class_findings(images: Sequence[Image]) -> ClassFindings:
+    sizes = np.array([image.size_px for image in images if image.problem is None], np.int64).reshape(-1, 2)
+    three = [np.quantile(sizes, share, axis=0).astype(int) for share in (0.0, 0.5, 1.0)] if len(sizes) else []
+    return ClassFindings(
+        images=len(images),
+        patients=len({image.row.patient_id for image in images}),
+        sizes_px=tuple((int(width), int(height)) for width, height in three),
+        bit_depths=dict(sorted(Counter(image.bits for image in images if image.problem is None).items())),
+    )
+
+
+def _complaints(
+    name: str, found: HospitalFindings, rows: Sequence[Row], job: Job | None
+) -> tuple[list[str], list[str]]:
+    """Errors and warnings about one hospital on its own."""
+    errors, warnings = [], []
+    if found.unreadable:
+        shown = [f"{file} ({reason})" for file, reason in list(found.unreadable.items())[:_SHOWN]]
+        errors.append(f"{name}: {len(found.unreadable)} unreadable file(s): {_some(shown, len(found.unreadable))}")
+    if job is not None:
+        others = Counter(row.label for row in rows if row.label not in job.classes)
+        if others and job.other_labels == "error":
+            errors.append(f"{name}: {unknown_labels(others, job)}")
+        elif others:
+            warnings.append(f"{name}: left out because of their labels: {_counted(others)}")
+        if found.missing_classes:
+            warnings.append(f"{name}: has no image of: {', '.join(found.missing_classes)}")
+        for part in ("train", "test"):
+            if found.images_by_part[part] == 0:
+                warnings.append(f"{name}: no image falls into the {part} part")
+    if found.patients_with_several_labels:
+        warnings.append(f"{name}: {found.patients_with_several_labels} patient(s) have images of several labels")
+    return errors, warnings
+
+
+def _evaluation_parts(rows: Sequence[Row], job: Job | None) -> dict[str, str]:
+    return parts_of(rows, job.seed if job else 0, job.evaluation if job else Evaluation())
+
+
+def _parts(rows: Mapping[str, list[Row]], job: Job | None) -> dict[tuple[str, str], str]:
+    """The part of each patient of each hospital."""
+    return {
+        (name, patient): part for name, some in rows.items() for patient, part in _evaluation_parts(some, job).items()
+    }
+
+
+def _contradictions(exact: Iterable[Sequence[Image]]) -> list[str]:
+    return [
+        f"the same file has different labels: {', '.join(f'{_name(image)} ({image.row.label})' for image in group)}"
+        for group in exact
+        if len({image.row.label for image in group}) > 1
+    ]
+
+
+def _leaks(
+    exact: Sequence[Sequence[Image]], near: Sequence[Sequence[Image]], parts: Mapping[tuple[str, str], str]
+) -> list[str]:
+    """Duplicates, and above all those that stand on both sides of a split."""
+    warnings = []
+    for what, groups in (("exact", exact), ("near", near)):
+        if not groups:
+            continue
+        across = [group for group in groups if len({image.hospital for image in group}) > 1]
+        leaking = [
+            group for group in groups if len({parts[image.hospital, image.row.patient_id] for image in group}) > 1
+        ]
+        shown = _some(
+            [" = ".join(_name(image) for image in group) for group in (leaking or groups)[:_SHOWN]],
+            len(leaking or groups),
+        )
+        warnings.append(
+            f"{len(groups)} group(s) of {what} duplicates, {len(across)} across hospitals, {len(leaking)} in different parts "
+            f"(a test image that was trained on flatters the result): {shown}"
+        )
+    return warnings
+
+
+def _shared_patients(rows: Mapping[str, list[Row]]) -> list[str]:
+    hospitals_of: defaultdict[str, set[str]] = defaultdict(set)
+    for name, some in rows.items():
+        for row in some:
+            hospitals_of[row.patient_id].add(name)
+    shared = sorted(patient for patient, hospitals in hospitals_of.items() if len(hospitals) > 1)
+    if not shared:
+        return []
+    return [f"{len(shared)} patient id(s) appear in several hospitals: {_some(shared[:_SHOWN], len(shared))}"]
+
+
+def _names(groups: Iterable[Sequence[Image]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(_name(image) for image in group) for group in groups)
+
+
+def _name(image: Image) -> str:
+    return f"{image.hospital}/{image.name}"
+
+
+def _some(shown: Sequence[str], total: int) -> str:
+    more = f"; and {total - len(shown)} more" if total > len(shown) else ""
+    return "; ".join(shown) + more
+
+
+def _counted(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{label} ({number})" for label, number in sorted(labels.items()))

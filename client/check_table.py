@@ -1,0 +1,45 @@
+"""What `consilium check` prints."""
+
+from rich.console import Console
+from rich.table import Table
+
+from client.check import CheckResult, ClassFindings
+
+
+def print_check(result: CheckResult, console: Console) -> None:
+    """One table of hospitals and classes, then the warnings and the errors."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("hospital", "class", "images", "patients", "size, px", "bits"):
+        table.add_column(heading, justify="right" if heading in ("images", "patients") else "left")
+    for name, found in result.hospitals.items():
+        for index, (label, one) in enumerate(found.classes.items()):
+            table.add_row("" if index else name, label, str(one.images), str(one.patients), _sizes(one), _depths(one))
+    console.print(table)
+    parts = Table(
+        box=None, header_style="bold", pad_edge=False, title="\nimages by part of the patients", title_justify="left"
+    )
+    for heading in ("hospital", "train", "validation", "test"):
+        parts.add_column(heading, justify="left" if heading == "hospital" else "right")
+    for name, found in result.hospitals.items():
+        parts.add_row(name, *(str(number) for number in found.images_by_part.values()))
+    console.print(parts)
+    console.print()
+    for kind, colour, sentences in (("warning", "yellow", result.warnings), ("error", "red", result.errors)):
+        for sentence in sentences:
+            console.print(f"{kind}: {sentence}", style=colour, markup=False, highlight=False)
+    images = sum(one.images for found in result.hospitals.values() for one in found.classes.values())
+    problems = f"{len(result.errors)} errors, {len(result.warnings)} warnings"
+    verdict = f"{images} images in {len(result.hospitals)} hospitals: {problems}"
+    console.print(verdict, style="red" if result.errors else "green", highlight=False)
+
+
+def _sizes(one: ClassFindings) -> str:
+    """Smallest to largest, with the median."""
+    if not one.sizes_px:
+        return "-"
+    smallest, median, largest = (f"{width}x{height}" for width, height in one.sizes_px)
+    return smallest if smallest == largest else f"{smallest} to {largest}, median {median}"
+
+
+def _depths(one: ClassFindings) -> str:
+    return ", ".join(str(bits) for bits in one.bit_depths) or "-"
