@@ -4,8 +4,9 @@
     rounds.jsonl        one line per round, as it is judged
     checkpoints/        last.safetensors: to go on from after a crash
     model.safetensors   the head and its manifest
-    summary.json        everything the report shows
-    report.html         written by `server/report.py` from the two files above
+    summary.json        everything worth knowing, for programs and people
+    counts.json         the test counts the metrics come from: pooled, and of each hospital
+    report.html         written by `server/report.py` from the files above
 
 Predictions are never written: the coordinator has none.
 """
@@ -28,7 +29,7 @@ from common.wire import PARTS
 from server.checkpoint import Checkpoint, Round, load_checkpoint, save_checkpoint
 from server.rounds import Outcome
 
-SUMMARY, ROUNDS, MODEL, JOB = "summary.json", "rounds.jsonl", "model.safetensors", "job.json"
+SUMMARY, COUNTS, ROUNDS, MODEL, JOB = "summary.json", "counts.json", "rounds.jsonl", "model.safetensors", "job.json"
 LAST_CHECKPOINT = Path("checkpoints") / "last.safetensors"
 
 
@@ -84,6 +85,8 @@ class Recorder:
             versions=versions(),
         )
         save_model(self.folder / MODEL, outcome.head, manifest)
+        counts = {"pooled": _plain(_sum(outcome)), "hospitals": {name: _plain(one) for name, one in outcome.test.items()}}
+        write_atomically(self.folder / COUNTS, json.dumps(counts))
         write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=1))
         return summary
 
@@ -102,9 +105,7 @@ def versions() -> dict[str, str]:
 def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
     """Everything worth knowing of a run as plain JSON. Undefined metrics are null."""
     members = outcome.members
-    pooled = ClassificationCounts.zeros(job.num_classes)
-    for counts in outcome.test.values():
-        pooled = pooled + counts
+    pooled = _sum(outcome)
     by_hospital = {name: derive(counts) for name, counts in outcome.test.items()}
     lowest = worst(by_hospital)
     described = {member.name: member.description for member in members.members}
@@ -132,7 +133,6 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
             },
             "worst_hospital": {metric: name for metric, (name, _) in lowest.items()},
         },
-        "counts": {"pooled": _plain(pooled), "hospitals": {name: _plain(one) for name, one in outcome.test.items()}},
         "hospitals": {
             name: {
                 "images": {part: row.tolist() for part, row in zip(PARTS, one.images, strict=True)},
@@ -156,6 +156,11 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
         "communication": _communication(job, outcome),
         "seconds": {phase: round(seconds, 3) for phase, seconds in outcome.seconds.items()},
     }
+
+
+def _sum(outcome: Outcome) -> ClassificationCounts:
+    """The test counts of all hospitals together."""
+    return sum(outcome.test.values(), ClassificationCounts.zeros(outcome.head.weight.shape[0]))
 
 
 def _communication(job: Job, outcome: Outcome) -> dict[str, Any]:
