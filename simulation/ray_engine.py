@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,7 +48,7 @@ dependencies = []
 
 [tool.flwr.app]
 publisher = "consilium"
-fab-include = ["**/*.py", "server/templates/*"]
+fab-include = ["**/*.py"]
 
 [tool.flwr.app.components]
 serverapp = "server.app:app"
@@ -65,7 +64,8 @@ def run_with_ray(hospitals: Mapping[str, str], config: Mapping[str, str | bool],
     Raises:
         FederationError: the runtime did not start, or the run did not complete; the log is kept in `out`.
     """
-    with tempfile.TemporaryDirectory(prefix="consilium-ray-") as temporary:
+    # The name is short because Ray puts sockets below it, and their paths are limited to about 100 characters.
+    with tempfile.TemporaryDirectory(prefix="consilium-", ignore_cleanup_errors=True) as temporary:
         home = Path(temporary)
         write_atomically(home / "hospitals.json", json.dumps(hospitals))
         _write_app(home / "app", {**config, "hospitals": str(home / "hospitals.json")})
@@ -75,13 +75,22 @@ def run_with_ray(hospitals: Mapping[str, str], config: Mapping[str, str | bool],
             f'[superlink]\ndefault = "{CONNECTION}"\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
             encoding="utf-8",
         )
-        # Below /tmp, because Ray's sockets must have short paths.
-        environment = {**os.environ, **QUIET, "FLWR_HOME": str(home / "flwr")}
+        # Flower starts its other processes by name: they must be found first where this Python's are.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        environment = {**os.environ, **QUIET, "FLWR_HOME": str(home / "flwr"), "RAY_TMPDIR": str(home / "ray"), "PATH": path}
         log_file = out / "ray.log"
-        with log_file.open("w", encoding="utf-8") as output, _superlink(port, environment, output):
+        with _superlink(port, environment, log_file), log_file.open("a", encoding="utf-8") as output:
             resources = f"client-resources-num-cpus=1 client-resources-num-gpus={_gpu_share()}"
             federation = f"num-supernodes={len(hospitals)} {resources}"
-            command = [_tool("flwr"), "run", str(home / "app"), CONNECTION, "--stream", "--federation-config", federation]
+            command = [
+                _tool("flwr"),
+                "run",
+                str(home / "app"),
+                CONNECTION,
+                "--stream",
+                "--federation-config",
+                federation,
+            ]
             subprocess.run(command, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
             status = _status(environment)
         if status != "finished:completed":
@@ -91,7 +100,9 @@ def run_with_ray(hospitals: Mapping[str, str], config: Mapping[str, str | bool],
 def _write_app(folder: Path, config: Mapping[str, str | bool]) -> None:
     for package in ("common", "server", "client"):
         shutil.copytree(PROJECT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in config.items()]  # JSON's strings and booleans are TOML's
+    lines = [
+        f"{key} = {json.dumps(value)}\n" for key, value in config.items()
+    ]  # JSON's strings and booleans are TOML's
     (folder / "pyproject.toml").write_text(_APP + "".join(lines), encoding="utf-8")
 
 
@@ -101,33 +112,32 @@ def _gpu_share() -> float:
 
 
 @contextlib.contextmanager
-def _superlink(port: int, environment: Mapping[str, str], output: object) -> Iterator[None]:
-    process = subprocess.Popen(
-        [_tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
-        + ["--host", "127.0.0.1", "--port", str(port)],
-        env=dict(environment),
-        stdout=output,  # type: ignore[call-overload]
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+def _superlink(port: int, environment: Mapping[str, str], log_file: Path) -> Iterator[None]:
+    command = [_tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+    with log_file.open("a", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            env=dict(environment),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     try:
-        _wait_until_healthy(port, process)
+        _wait_until_healthy(port, process, log_file)
         yield
     finally:
         _stop(process)
 
 
-def _wait_until_healthy(port: int, process: "subprocess.Popen[bytes]") -> None:
+def _wait_until_healthy(port: int, process: "subprocess.Popen[bytes]", log_file: Path) -> None:
     end = time.monotonic() + _START_S
     while time.monotonic() < end and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):  # noqa: S310  loopback
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
                 return
-        except urllib.error.HTTPError:
-            return
         except OSError:
             time.sleep(0.2)
-    raise FederationError(f"Flower's SuperLink did not start on loopback port {port} within {_START_S:g} s")
+    raise FederationError(f"Flower's SuperLink did not start on loopback port {port}; its log is {log_file}")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -151,9 +161,8 @@ def _group_alive(group: int) -> bool:
 
 def _status(environment: Mapping[str, str]) -> str:
     """The status of the one run, as `flwr list` has it (the exit code of `flwr run` is 0 even when the run failed)."""
-    done = subprocess.run(
-        [_tool("flwr"), "list", CONNECTION, "--format", "json"], env=dict(environment), capture_output=True, text=True, check=False
-    )
+    command = [_tool("flwr"), "list", CONNECTION, "--format", "json"]
+    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
     try:
         return str(json.loads(done.stdout)["runs"][0]["status"])
     except (ValueError, KeyError, IndexError, TypeError):
