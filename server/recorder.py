@@ -85,7 +85,10 @@ class Recorder:
             versions=versions(),
         )
         save_model(self.folder / MODEL, outcome.head, manifest)
-        counts = {"pooled": _plain(_sum(outcome)), "hospitals": {name: _plain(one) for name, one in outcome.test.items()}}
+        counts = {
+            "pooled": _plain(_sum(outcome)),
+            "hospitals": {name: _plain(one) for name, one in outcome.test.items()},
+        }
         write_atomically(self.folder / COUNTS, json.dumps(counts))
         write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=1))
         return summary
