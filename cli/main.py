@@ -59,6 +59,8 @@ def _options(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     for ours in ("client", "server", "simulation", "common", "cli"):
         logging.getLogger(ours).setLevel(logging.DEBUG if debug else logging.INFO)
+    if not debug:
+        logging.getLogger("server.app").setLevel(logging.WARNING)  # the command says itself where the run is
 
 
 def main() -> None:

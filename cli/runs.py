@@ -64,8 +64,6 @@ def simulate(
     from simulation.run import simulate as run
 
     chosen = _hospitals(parsed, hospitals or [], include or [], phantoms, partition, num_hospitals, folder, cache_dir)
-    if parsed.backbone.weights.random:
-        console.print("[bold yellow]Random backbone weights: a demonstration, never a diagnosis.[/]")
     console.print(
         f"[bold]{parsed.name}[/]: {', '.join(parsed.classes)}; {parsed.backbone.name}, {parsed.method.name}, "
         f"{parsed.method.rounds} rounds, {len(chosen)} hospitals, engine {engine}",

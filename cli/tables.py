@@ -11,7 +11,8 @@ def backbones() -> None:
     """The backbones a job may name: width of their features, input size, size of a head update and of the whole model."""
     table = Table(box=None, header_style="bold")
     for heading in ("name", "features", "input", "head, 2 classes", "whole model", "source"):
-        table.add_column(heading, justify="left" if heading in ("name", "source") else "right")
+        left = heading in ("name", "source")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading == "name")
     for name, row in BACKBONES.items():
         head_kb = (2 * row.features + 2) * 4 / 1000
         table.add_row(
@@ -24,7 +25,7 @@ def methods() -> None:
     """The training methods a job may name, with their options and defaults."""
     table = Table(box=None, header_style="bold")
     for heading in ("name", "what it does", "own options", "source"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "name")
     for name, row in METHODS.items():
         options = ", ".join(f"{key}: {value}" for key, value in row.options.items())
         table.add_row(name, row.summary, options, row.source)

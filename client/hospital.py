@@ -162,7 +162,7 @@ class Hospital:
 
     def _read(self, job: Job) -> _Prepared:
         records = assign(read_rows(self._file.data.source), job)
-        backbone = _backbone(job.backbone, self._file.weights_dir)
+        backbone = shared_backbone(job.backbone, self._file.weights_dir)
         fingerprint = fingerprint_of(job, backbone.digest)
         device = choose_device(self._file.device)
         extractor = Extractor(backbone, device, job.size_px)
@@ -224,8 +224,12 @@ def _job(text: str) -> Job:
 
 
 @functools.lru_cache(maxsize=1)
-def _backbone(choice: BackboneChoice, weights_dir: Path | None) -> Backbone:
-    """One network for all hospitals simulated in this process."""
+def shared_backbone(choice: BackboneChoice, weights_dir: Path | None) -> Backbone:
+    """The backbone of a job; loaded once for all hospitals simulated in this process.
+
+    Raises:
+        WeightsError: as `client.weights.load_backbone`.
+    """
     return load_backbone(choice.name, choice.weights, weights_dir)
 
 

@@ -132,7 +132,7 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
             },
             "worst": {
                 **{metric: value for metric, (_, value) in lowest.items()},
-                "n": min((metrics.n for metrics in by_hospital.values()), default=0),
+                "n": min((metrics.n for metrics in by_hospital.values() if metrics.n), default=0),
             },
             "worst_hospital": {metric: name for metric, (name, _) in lowest.items()},
         },

@@ -9,14 +9,14 @@ from rich.table import Table
 
 from server.report import COLUMNS, number, size
 
-_SHOWN = ("n", "auroc", "accuracy", "sensitivity", "specificity", "f1", "ece")
+_SHOWN = ("n", "auroc", "accuracy", "sensitivity", "specificity", "f1")
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Print the summary of a run (`summary.json`)."""
     metrics = summary["metrics"]
     table = Table(box=None, header_style="dim", title="\ntest patients", title_justify="left", pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for metric in _SHOWN:
         table.add_column(COLUMNS[metric], justify="right")
     rows = [("pooled", metrics["pooled"]), *metrics["hospitals"].items(), ("worst", metrics["worst"])]

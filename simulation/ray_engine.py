@@ -77,7 +77,13 @@ def run_with_ray(hospitals: Mapping[str, str], config: Mapping[str, str | bool],
         )
         # Flower starts its other processes by name: they must be found first where this Python's are.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        environment = {**os.environ, **QUIET, "FLWR_HOME": str(home / "flwr"), "RAY_TMPDIR": str(home / "ray"), "PATH": path}
+        environment = {
+            **os.environ,
+            **QUIET,
+            "FLWR_HOME": str(home / "flwr"),
+            "RAY_TMPDIR": str(home / "ray"),
+            "PATH": path,
+        }
         log_file = out / "ray.log"
         with _superlink(port, environment, log_file), log_file.open("a", encoding="utf-8") as output:
             resources = f"client-resources-num-cpus=1 client-resources-num-gpus={_gpu_share()}"

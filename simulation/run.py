@@ -19,8 +19,8 @@ from typing import Any
 from flwr.app import Context, RecordDict
 
 from client.app import app as client_app
+from client.hospital import shared_backbone
 from client.records import assign, read_rows
-from client.weights import load_backbone
 from common.artifact import Manifest, load_model, write_atomically
 from common.config_file import unknown
 from common.errors import ConfigError, DataError
@@ -115,4 +115,4 @@ def _check(job: Job, hospitals: Mapping[str, Path], weights_dir: Path | None) ->
             problems.append(f"{name}: {error}")
     if problems:
         raise DataError("\n".join(problems))
-    load_backbone(job.backbone.name, job.backbone.weights, weights_dir)
+    shared_backbone(job.backbone, weights_dir.resolve() if weights_dir else None)
