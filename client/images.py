@@ -32,7 +32,11 @@ def open_with_pillow(path: Path) -> Image.Image:
 
     The content decides, not the suffix: a JPEG named .png is read.
     """
-    return Image.open(path, formats=_CONTENT)
+    image = Image.open(path, formats=_CONTENT)
+    # A file with a name may be memory-mapped, and Pillow (seen in 13.0) maps an uncompressed grey TIFF that is stored on its
+    # side (orientation 5 to 8) with width and height exchanged: scrambled pixels, no error.
+    image.filename = ""
+    return image
 
 
 READERS: Mapping[str, Reader] = {
