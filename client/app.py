@@ -10,6 +10,7 @@ In Flower's simulation runtime there is no such config per node; there `client/s
 """
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from common.errors import ConfigError, RefusalCode
+from common.errors import ConfigError, Refusal, RefusalCode
 from common.flower_records import from_records, to_records
 from common.wire import REFUSAL, Packed
 
@@ -53,14 +54,17 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _translate(kind: str, message: Message, context: Context) -> Message:
     try:
-        reply = _hospital(context)(kind, from_records(message.content))
-    except ValueError:
-        reply = Packed({}, {REFUSAL: RefusalCode.BAD_REQUEST.value})
-    except Exception:  # its text may name a file or a patient: nothing of it may leave
-        log.warning("the courier declines: %s", RefusalCode.INTERNAL)
+        try:
+            request = from_records(message.content)
+        except ValueError as error:
+            raise Refusal(RefusalCode.BAD_REQUEST, "the message is none of ours") from error
+        records = to_records(_hospital(context)(kind, request))
+    except Exception as error:  # its text may name a file or a patient: nothing of it may leave
+        code = error.code if isinstance(error, Refusal) else RefusalCode.INTERNAL
+        log.warning("the courier declines: %s", code)
         log.debug("the courier declines because of:", exc_info=True)
-        reply = Packed({}, {REFUSAL: RefusalCode.INTERNAL.value})
-    return Message(to_records(reply), reply_to=message)
+        records = to_records(Packed({}, {REFUSAL: code.value}))
+    return Message(records, reply_to=message)
 
 
 def _hospital(context: Context) -> Answer:
@@ -100,7 +104,7 @@ def _open(node: dict[str, str]) -> "Hospital":
     folder = Path(node["hospital-dir"])
     return Hospital(
         HospitalFile(
-            name=node.get("hospital-name", folder.name.lower()),
+            name=node.get("hospital-name") or _name_of(folder),
             data=Data(folder=folder),
             cache=Path(node["cache-dir"]) if node.get("cache-dir") else None,
             weights_dir=Path(node["weights-dir"]) if node.get("weights-dir") else None,
@@ -108,3 +112,7 @@ def _open(node: dict[str, str]) -> "Hospital":
             policy=Policy(approve="auto"),
         )
     )
+
+
+def _name_of(folder: Path) -> str:
+    return re.sub(r"[^a-z0-9_-]", "-", folder.name.lower()).strip("-_")[:63] or "hospital"

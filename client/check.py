@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from client.device import decoding_threads
-from client.duplicates import near_pairs, perceptual_hash, same_files
+from client.duplicates import alike, near_pairs, perceptual_hash, same_files, thumbnail
 from client.images import bit_depth, load_image
 from client.records import Row, parts_of, read_rows, unknown_labels
 from common.errors import DataError
+from common.head import Float32
 from common.job import Evaluation, Job
 from common.wire import PARTS
 
@@ -28,7 +29,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Image:
-    """One image as found: `problem` says why it cannot be read; then it has no digest, hash, size or depth."""
+    """One image as found: `problem` says why it cannot be read; then it has no digest, hash, thumbnail, size or depth."""
 
     hospital: str
     row: Row
@@ -38,6 +39,7 @@ class Image:
     size_px: tuple[int, int] = (0, 0)
     bits: int = 0
     problem: str | None = None
+    thumbnail: Float32 = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def check_hospitals(folders: Mapping[str, Path], job: Job | None, progress: Prog
     readable = [image for image in images if image.problem is None]
     exact = [[readable[i] for i in group] for group in same_files([image.digest for image in readable])]
     pairs = near_pairs([image.hash for image in readable], [image.digest for image in readable])
-    near = [[readable[i], readable[j]] for i, j in pairs]
+    near = [[readable[i], readable[j]] for i, j in pairs if alike(readable[i].thumbnail, readable[j].thumbnail)]
     errors += _contradictions(exact)
     warnings += _leaks(exact, near, _parts(rows, job))
     warnings += _shared_patients(rows)
@@ -139,7 +141,8 @@ def _look(rows: Mapping[str, list[Row]], folders: Mapping[str, Path], progress: 
         try:
             picture = load_image(row.path)
             digest = hashlib.sha256(row.path.read_bytes()).hexdigest()
-            return Image(hospital, row, name, digest, perceptual_hash(picture), picture.size, bit_depth(row.path))
+            depth, small = bit_depth(row.path), thumbnail(picture)
+            return Image(hospital, row, name, digest, perceptual_hash(picture), picture.size, depth, thumbnail=small)
         except (DataError, OSError) as error:
             return Image(hospital, row, name, problem=str(error))
 

@@ -23,7 +23,10 @@ def choose_device(word: str = "auto") -> torch.device:
     if kind not in DEVICES[1:]:
         raise ConfigError(f"unknown device '{word}'; choose one of: {', '.join(DEVICES)}, or cuda:0, cuda:1, ...")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
-    device = torch.device(word)
+    try:
+        device = torch.device(word)
+    except RuntimeError as error:
+        raise ConfigError(f"device '{word}': expected a number after the colon, as in {kind}:0") from error
     if not available or (kind == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
         raise ConfigError(
             f"device '{word}' is not available here (torch {torch.__version__}, {torch.cuda.device_count()} CUDA devices); "

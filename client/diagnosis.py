@@ -18,6 +18,8 @@ from common.errors import ArtifactError, DataError
 from common.head import Head
 
 REFER = "refer to a radiologist"
+_IMAGES_AT_ONCE = 256
+"""Decoded images that are in memory at once, however many are asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Diagnostician:
 
     def diagnose(self, images: Sequence[Path], threshold: float) -> list[Diagnosis]:
         """One diagnosis per image, in order. `threshold` in [0, 1]: under it the label is `REFER`."""
+        parts = (images[start : start + _IMAGES_AT_ONCE] for start in range(0, len(images), _IMAGES_AT_ONCE))
+        return [diagnosis for part in parts for diagnosis in self._diagnose(part, threshold)]
+
+    def _diagnose(self, images: Sequence[Path], threshold: float) -> list[Diagnosis]:
         job = self.manifest.job
         pixels, problems = {}, {}
         for index, path in enumerate(images):

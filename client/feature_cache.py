@@ -43,24 +43,34 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path, fingerprint: str, features: int) -> None:
-        self.path = folder / f"features-{fingerprint[:32]}.sqlite"
+        self.path = folder / f"features-{fingerprint}.sqlite"
         self._features = features
         self._writable = True
         try:
+            self._make_private(folder)
+            try:
+                self._database = self._open()
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                self._database = self._open_anew()
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from error
+
+    def _make_private(self, folder: Path) -> None:
+        """A folder made here and the files in it can be read by their owner only; a folder that was there stays as it is."""
+        if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
-        except OSError as error:
-            raise DataError(
-                f"the cache folder {folder} cannot be used: {error.strerror}; give another one (cache: in the hospital "
-                "file, or CONSILIUM_CACHE_DIR)"
-            ) from error
-        try:
-            self._database = self._open()
-        except sqlite3.OperationalError as error:
-            raise DataError(f"the feature cache {self.path} cannot be opened: {error}") from error
-        except sqlite3.DatabaseError:
-            self._set_aside()
-            self._database = self._open()
+        # SQLite gives its other files the permissions of this one.
+        self.path.touch(0o600)
+
+    def _unusable(self, error: OSError | sqlite3.Error) -> DataError:
+        reason = error.strerror if isinstance(error, OSError) else error
+        return DataError(
+            f"the feature cache {self.path} cannot be used: {reason}; make room and see to it that the folder can be written, "
+            "or give another one (cache: in the hospital file, or CONSILIUM_CACHE_DIR)"
+        )
 
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
@@ -76,25 +86,32 @@ class FeatureCache:
             raise
         return database
 
-    def _set_aside(self) -> None:
-        aside = self.path.with_suffix(".damaged")
+    def _open_anew(self) -> sqlite3.Connection:
         log.warning("the feature cache is damaged; it is set aside as a .damaged file and built anew")
-        self.path.replace(aside)
+        self.path.replace(self.path.with_suffix(".damaged"))
         for suffix in ("-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        self.path.touch(0o600)
+        return self._open()
 
     def get(self, keys: Iterable[Key]) -> dict[Key, Float32]:
-        """The vectors (D,) float32 of those keys that are there."""
+        """The vectors (D,) float32 of those keys that are there.
+
+        Raises:
+            DataError: the file can no longer be read.
+        """
         wanted = list(dict.fromkeys(keys))
         try:
-            return self._get(wanted)
-        except sqlite3.OperationalError as error:
-            raise DataError(f"the feature cache {self.path} cannot be read: {error}") from error
-        except sqlite3.DatabaseError:
-            self._database.close()
-            self._set_aside()
-            self._database = self._open()
-            return {}
+            try:
+                return self._get(wanted)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                self._database.close()
+                self._database = self._open_anew()
+                return {}
+        except (OSError, sqlite3.Error) as error:
+            raise self._unusable(error) from error
 
     def _get(self, wanted: list[Key]) -> dict[Key, Float32]:
         found: dict[Key, Float32] = {}

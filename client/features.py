@@ -74,7 +74,7 @@ class Extractor:
             try:
                 done.append(self._forward(part))
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if self.batch_size == 1:
                     raise MemoryError("not even one image fits into the memory of the device") from error
@@ -94,8 +94,14 @@ class Extractor:
             return features
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+_OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch found too little memory; CPUs, MPS and the CUDA libraries only say so in words."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY_WORDS)
+    )
 
 
 @dataclass(frozen=True)
@@ -134,9 +140,7 @@ def extract(
             for key in keys
             if key not in found and key[0] != _UNREADABLE
         }
-        problems = {
-            path: "it cannot be opened" for digest, (path, _) in zip(digests, images, strict=True) if not digest
-        }
+        problems = {_UNREADABLE: "it cannot be opened"}
         decoded: set[bytes] = set()
         with progress("images through the backbone", len(missing)) as advance:
             for keys, pixels, unreadable in _batches(missing, job, extractor, pool):
@@ -147,8 +151,12 @@ def extract(
                     found.update(vectors)
                     decoded.update(digest for digest, _ in keys)
                 advance(len(keys) + len(unreadable))
-    if problems and not skip_unreadable:
-        raise DataError(_unreadable(problems))
+    # By digest, because several files may have the same damaged content: all of them are named.
+    unreadable_files = {
+        path: problems[digest] for digest, (path, _) in zip(digests, images, strict=True) if digest in problems
+    }
+    if unreadable_files and not skip_unreadable:
+        raise DataError(_unreadable(unreadable_files))
     return Extraction(
         [np.stack([found[key] for key in keys]) if all(key in found for key in keys) else None for keys in wanted],
         len(decoded),
@@ -167,8 +175,8 @@ def _digest(path: Path) -> bytes:
 
 def _batches(
     missing: dict[Key, Path], job: Job, extractor: Extractor, pool: ThreadPoolExecutor
-) -> Iterator[tuple[list[Key], list[Pixels], dict[Path, str]]]:
-    """Decoded batches, a few decoded ahead: their keys, their pixels, and what could not be decoded and why."""
+) -> Iterator[tuple[list[Key], list[Pixels], dict[bytes, str]]]:
+    """Decoded batches, a few decoded ahead: their keys, their pixels, and the digests of undecodable files with why."""
     waiting: deque[tuple[Key, Future[Pixels]]] = deque()
     todo = iter(missing.items())
     while True:
@@ -179,13 +187,13 @@ def _batches(
             return
         keys: list[Key] = []
         pixels: list[Pixels] = []
-        problems: dict[Path, str] = {}
+        problems: dict[bytes, str] = {}
         for key, future in [waiting.popleft() for _ in range(min(extractor.batch_size, len(waiting)))]:
             try:
                 pixels.append(future.result())
                 keys.append(key)
             except DataError as error:
-                problems[missing[key]] = str(error)
+                problems[key[0]] = str(error)
         yield keys, pixels, problems
 
 

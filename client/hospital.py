@@ -6,6 +6,7 @@ anything but a neutral `RefusalCode`.
 Letters: N examples, V views, D features, C classes, M heads.
 """
 
+import errno
 import functools
 import logging
 import sqlite3
@@ -14,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from client.backbone import Backbone
 from client.device import choose_device
 from client.feature_cache import FeatureCache, default_cache_dir
-from client.features import Extractor, extract, fingerprint_of
+from client.features import Extractor, extract, fingerprint_of, out_of_memory
 from client.hospital_file import HospitalFile, require_allowed
 from client.records import Records, assign, read_rows
 from client.training import Examples, seed_of, train_head
@@ -54,7 +54,6 @@ _CODES: Mapping[type[BaseException], RefusalCode] = {
     ConfigError: RefusalCode.BAD_REQUEST,
     MemoryError: RefusalCode.OUT_OF_MEMORY,
 }
-_DISK_FULL_ERRNO = 28
 
 
 @dataclass(frozen=True)
@@ -109,8 +108,9 @@ class Hospital:
         if kind not in REQUESTS or not isinstance(text, str):
             raise Refusal(RefusalCode.BAD_REQUEST, "the request is of no known kind or carries no job")
         job = _job(text)
-        weight = request.arrays.get("weight")
-        heads = len(weight) if kind == "evaluate" and weight is not None and weight.ndim == 3 else 1
+        # The number of heads is what it is, but not 0: of no head there is nothing to count.
+        shape = np.shape(request.arrays.get("weight", ()))
+        heads = max(1, shape[0]) if kind == "evaluate" and len(shape) == 3 else 1
         dims = dimensions(job.num_classes, backbone_row(job.backbone.name).features, heads)
         problem = problem_with(request, REQUESTS[kind], dims)
         if problem:
@@ -169,7 +169,7 @@ class Hospital:
         images = [(record.path, job.features.views if record.part == "train" else 1) for record in records.records]
         width = backbone_row(job.backbone.name).features
         cache_dir = self._file.cache or default_cache_dir()
-        with FeatureCache(cache_dir, f"{fingerprint[:32]}-{extractor.precision}", width) as cache:
+        with FeatureCache(cache_dir, f"{fingerprint}-{extractor.precision}", width) as cache:
             extraction = extract(images, extractor, cache, job, self._file.data.skip_unreadable)
         pairs = list(zip(records.records, extraction.vectors, strict=True))
         readable = [(record, vectors) for record, vectors in pairs if vectors is not None]
@@ -184,10 +184,11 @@ class Hospital:
                 np.concatenate(features) if features else np.zeros((0, width), np.float32),
                 np.array([label for vectors, label in chosen for _ in range(len(vectors))], np.int64),
             )
-        if len(parts["train"]) < self._file.policy.min_examples:
+        # Images, not examples: a job with many views must not get round the hospital's rule.
+        enough, found = self._file.policy.min_examples, len(records.of("train"))
+        if found < enough:
             raise Refusal(
-                RefusalCode.TOO_FEW_EXAMPLES,
-                f"{len(parts['train'])} training examples; policy.min_examples is {self._file.policy.min_examples}",
+                RefusalCode.TOO_FEW_EXAMPLES, f"{found} readable training images; policy.min_examples is {enough}"
             )
         features64 = parts["train"].features.astype(np.float64)
         description = Description(
@@ -244,9 +245,14 @@ def _count(head: Head, examples: Examples) -> ClassificationCounts:
 
 
 def _code_of(error: Exception) -> RefusalCode:
-    if isinstance(error, torch.OutOfMemoryError):
+    if out_of_memory(error):
         return RefusalCode.OUT_OF_MEMORY
-    full = isinstance(error, OSError) and error.errno == _DISK_FULL_ERRNO
-    if full or (isinstance(error, sqlite3.OperationalError) and "full" in str(error)):
+    if _disk_full(error) or _disk_full(error.__cause__):
         return RefusalCode.DISK_FULL
     return next((code for kind, code in _CODES.items() if isinstance(error, kind)), RefusalCode.INTERNAL)
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    return (isinstance(error, OSError) and error.errno == errno.ENOSPC) or (
+        isinstance(error, sqlite3.OperationalError) and "full" in str(error)
+    )

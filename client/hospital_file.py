@@ -6,7 +6,7 @@ See `configs/hospital.yaml` for an annotated example.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from common.backbones import BACKBONES
 from common.config_file import Section, load_yaml, parse, unknown
@@ -50,18 +50,23 @@ class Policy(Section):
     min_examples: Annotated[int, Field(ge=1)] = 1
     min_count: Annotated[int, Field(ge=1)] = 1
 
-    @model_validator(mode="after")
-    def _enforceable(self) -> Self:
-        for name in self.allow_backbones or ():
-            if name not in BACKBONES:
-                raise ValueError(f"allow_backbones: {unknown('backbone', name, list(BACKBONES))}")
-        for key, asked in (("max_epsilon", self.max_epsilon is not None), ("min_count", self.min_count > 1)):
-            if asked:
-                raise ValueError(
-                    f"{key}: this version cannot enforce it, and a rule that is not enforced protects nobody; remove it, "
-                    "or wait for the version that can"
-                )
-        return self
+    @field_validator("allow_backbones")
+    @classmethod
+    def _known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        wrong = [unknown("backbone", name, list(BACKBONES)) for name in names or () if name not in BACKBONES]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return names
+
+    @field_validator("max_epsilon", "min_count")
+    @classmethod
+    def _enforceable(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value != cls.model_fields[str(info.field_name)].default:
+            raise ValueError(
+                "this version cannot enforce it, and a rule that is not enforced protects nobody; remove it, "
+                "or wait for the version that can"
+            )
+        return value
 
 
 class HospitalFile(Section):

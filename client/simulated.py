@@ -6,7 +6,9 @@
 Only simulations read the run config for this: in a deployment the coordinator must not choose what a hospital opens.
 """
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -46,4 +48,11 @@ def _read(path: Path) -> dict[str, str]:
 
 def _phantoms(count: int) -> dict[str, str]:
     folder = default_cache_dir() / f"phantoms-{count}"
+    if not folder.exists():
+        # Several nodes come here at once: each makes its own, and the first to finish moves them into place whole.
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="phantoms-unfinished-") as unfinished:
+            make_phantoms(Path(unfinished) / "made", hospitals=count)
+            with contextlib.suppress(OSError):
+                (Path(unfinished) / "made").replace(folder)
     return {name: str(path) for name, path in make_phantoms(folder, hospitals=count).items()}
