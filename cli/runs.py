@@ -60,7 +60,6 @@ def simulate(
     console = Console()
 
     from server.summary_table import print_summary
-
     from simulation.run import simulate as run
 
     chosen = _hospitals(parsed, hospitals or [], include or [], phantoms, partition, num_hospitals, folder, cache_dir)
