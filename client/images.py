@@ -4,6 +4,7 @@ Everything becomes 8-bit grey or RGB on the way. Decoding and resizing are Pillo
 threads speed both up. JPEG `draft` mode (decode at a reduced size) is not used: it changes the pixels.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from common.errors import DataError
 MAX_PIXELS = 89_478_485
 """Width times height that is still read: Pillow's own limit, above any radiograph or fundus photograph."""
 
+_log = logging.getLogger(__name__)
 _CONTENT = ("PNG", "JPEG", "TIFF", "BMP")
 _BITS_BY_MODE = {"1": 1, "I": 32, "F": 32}
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
@@ -61,15 +63,15 @@ def load_image(path: Path) -> Image.Image:
 
     Grey images of more than 8 bits (integers or floats) are scaled so that the least and the greatest pixel value
     become 0 and 255; a constant one becomes 0, and so does a pixel that is not a finite number. Colour of 16 bits per
-    channel is reduced to its high byte by Pillow. Transparency is composited on black. The EXIF orientation is applied.
-    Of a file with several frames the first is taken.
+    channel, and grey with an alpha channel of 16, is reduced to its high byte by Pillow. Transparency is composited on
+    black. The EXIF orientation is applied; damaged EXIF is passed over. Of a file with several frames the first is taken.
 
     Raises:
         DataError: unknown suffix, no such file, not an image, damaged or cut off, or more than `MAX_PIXELS`.
     """
     with _opened(path) as image:
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        _turn_upright(image)
         return _eight_bit(image)
 
 
@@ -182,10 +184,18 @@ def _not_an_image(path: Path) -> DataError:
     )
 
 
+def _turn_upright(image: Image.Image) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # as many types as on damaged pixels
+        _log.debug("damaged EXIF passed over: %s", error)
+
+
 def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = _stretched_to_range(np.asarray(image))
-        return Image.fromarray(255 - grey if _white_is_zero(image) else grey)
+        return Image.fromarray(_stretched_to_range(_numbers(image)))
     if image.has_transparency_data:
         colours = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
         opacity = image.convert("RGBA").getchannel("A")
@@ -195,10 +205,19 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _stretched_to_range(pixels: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    """(H, W) numbers to (H, W) uint8, least to greatest finite value onto 0 to 255."""
+def _numbers(image: Image.Image) -> npt.NDArray[np.floating]:
+    """(H, W) numbers, greater is brighter; NaN where a deep PNG marks its transparent grey value."""
+    pixels = np.asarray(image)
     # float32 is exact for 16 bits; 32-bit integers and floats can need more before the offset is taken off.
     values = pixels.astype(np.float32 if pixels.dtype.itemsize == 2 else np.float64)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        values[values == transparent] = np.nan
+    return -values if _white_is_zero(image) else values
+
+
+def _stretched_to_range(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """(H, W) numbers to (H, W) uint8, least to greatest finite value onto 0 to 255; 0 where there is no number."""
     finite = np.isfinite(values)
     low = values.min(where=finite, initial=np.inf)
     high = values.max(where=finite, initial=-np.inf)

@@ -1,9 +1,11 @@
 """A hospital's manifest: a CSV file with the columns path, label, patient_id and, if the hospital likes, split.
 
-Other columns are passed over. Everything wrong with a manifest is reported at once, so that it is corrected at once.
+Capitals in column names do not matter, other columns are passed over. Everything wrong with a manifest is reported at
+once, so that it is corrected at once.
 """
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,22 +40,27 @@ def read_manifest(manifest: Path) -> list[Row]:
             split word, a path given twice, a patient in several parts. Up to ten problems are named by line.
     """
     try:
-        # utf-8-sig: spreadsheets write a byte order mark, which would otherwise become part of the first column's name.
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            problems = _column_problems(columns)
-            lines = [] if problems else [(reader.line_num, cells) for cells in reader]
+        content = manifest.read_bytes()
+        # Spreadsheets write a byte order mark, which would otherwise become part of the first column's name.
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except OSError as error:
         raise DataError(f"cannot read {manifest}: {error.strerror}; give the path of a CSV file") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{manifest} is not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{manifest}, line {line}: not UTF-8 text; save it as CSV UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        problems = _column_problems(columns)
+        lines = [] if problems else [(reader.line_num, cells) for cells in reader]
     except csv.Error as error:
-        raise DataError(f"{manifest}, line {reader.line_num}: not valid CSV ({error}); save it as CSV UTF-8") from error
+        # line_num is where the last good row ended; a quote left open swallows the rest of the file.
+        line = reader.line_num + 1
+        raise DataError(f"{manifest}, line {line}: not valid CSV ({error}); save it as CSV UTF-8") from error
     rows = [(line, _row(manifest.parent, cells)) for line, cells in lines]
     problems += [f"line {line}: {problem}" for line, cells in lines for problem in _cell_problems(cells)]
-    problems += _repeated_paths(rows)
+    problems += _repeated_paths([(line, row) for line, row in rows if row.path != manifest.parent])
     problems += _divided_patients(rows)
     if problems:
         raise DataError(f"{manifest}: {_listed(problems)}")
@@ -80,16 +87,16 @@ def _split_word(cells: Mapping[str, str | None]) -> str:
 
 
 def _column_problems(columns: list[str]) -> list[str]:
+    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
+        return ["the columns are separated by semicolons or tabs; save the file with commas"]
     problems = []
-    for column in COLUMNS:
-        if column not in columns:
+    for column in (*COLUMNS, "split"):
+        if column in COLUMNS and column not in columns:
             # A near name may be meant, but not one that is a column of its own.
             hint = nearest(column, [name for name in columns if name not in COLUMNS])
             problems.append(f"column '{column}' is missing{hint}; the columns are: {', '.join(columns) or 'none'}")
         elif columns.count(column) > 1:
             problems.append(f"column '{column}' is there {columns.count(column)} times; keep one")
-    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
-        problems.append("the columns are separated by semicolons or tabs; save the file with commas")
     return problems
 
 
@@ -108,7 +115,7 @@ def _cell_problems(cells: Mapping[str, str | None]) -> Iterator[str]:
 def _repeated_paths(rows: list[tuple[int, Row]]) -> Iterator[str]:
     first: dict[str, int] = {}
     for line, row in rows:
-        if row.path.name and first.setdefault(os.path.normpath(row.path), line) != line:
+        if first.setdefault(os.path.normpath(row.path), line) != line:
             yield f"line {line}: '{row.path.name}' was given in line {first[os.path.normpath(row.path)]} already; keep one"
 
 

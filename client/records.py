@@ -135,10 +135,12 @@ def parts_of(rows: Iterable[Row], seed: int, evaluation: Evaluation) -> dict[str
 def unknown_labels(others: Mapping[str, int], job: Job) -> str:
     """The sentence about labels that are no class of a job; `others` has the number of images of each."""
     classes = list(job.classes)
+    # 'NORMAL' has no letter in common with 'normal', so case is looked at apart.
+    folded = {name.casefold(): name for name in classes}
     found = []
     for label, images in sorted(others.items()):
-        # 'NORMAL' has no letter in common with 'normal', so a second look passes over case.
-        hint = nearest(label, classes) or nearest(label.casefold(), classes)
+        same = folded.get(label.casefold())
+        hint = f"; did you mean '{same}'?" if same else nearest(label, classes) or nearest(label.casefold(), classes)
         found.append(f"'{label}' ({images} image{'' if images == 1 else 's'}{hint})")
     return (
         f"labels that are no class of job '{job.name}': {', '.join(shortened(found))}; "

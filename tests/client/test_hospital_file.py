@@ -1,0 +1,133 @@
+from pathlib import Path
+
+import pytest
+
+from client.hospital_file import HospitalFile, Policy, load_hospital_file, require_allowed
+from common.errors import ConfigError, Refusal
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "configs" / "hospital.yaml"
+
+WHOLE = """
+name: st-marys
+data: {manifest: /data/labels.csv, skip_unreadable: true}
+cache: /var/lib/consilium/cache
+weights_dir: /var/lib/consilium/weights
+device: cpu
+policy:
+  approve: manual
+  approved_jobs: [%s]
+  allow_backbones: [resnet50, squeezenet1_1]
+  allow_tuning: [head]
+  min_examples: 50
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def from_text(text: str) -> HospitalFile:
+        (tmp_path / "hospital.yaml").write_text(text, encoding="utf-8")
+        return load_hospital_file(tmp_path / "hospital.yaml")
+
+    return from_text
+
+
+def refusal(policy: Policy, job) -> str:
+    with pytest.raises(Refusal) as error:
+        require_allowed(policy, job)
+    return error.value.code.value
+
+
+def test_a_whole_file(load):
+    file = load(WHOLE % ("a" * 64))
+    assert file.name == "st-marys"
+    assert file.data.source == Path("/data/labels.csv")
+    assert file.data.skip_unreadable
+    assert (file.cache, file.weights_dir) == (Path("/var/lib/consilium/cache"), Path("/var/lib/consilium/weights"))
+    assert file.policy.approved_jobs == ("a" * 64,)
+    assert file.policy.allow_backbones == ("resnet50", "squeezenet1_1")
+    assert file.policy.min_examples == 50
+
+
+def test_the_shortest_file_is_the_careful_one(load):
+    file = load("name: st-marys\ndata: {folder: /data}\n")
+    assert file.policy.approve == "manual"
+    assert file.policy.approved_jobs == ()
+    assert not file.data.skip_unreadable
+
+
+def test_the_annotated_example_is_valid():
+    if not EXAMPLE.exists():
+        pytest.skip("configs/hospital.yaml is not there")
+    assert load_hospital_file(EXAMPLE).name
+
+
+@pytest.mark.parametrize("data", ["{}", "{folder: /a, manifest: /b}"])
+def test_data_has_one_source(load, data):
+    with pytest.raises(ConfigError, match="either manifest"):
+        load(f"name: st-marys\ndata: {data}\n")
+
+
+def test_rules_that_cannot_be_enforced_are_refused(load):
+    for rule in ("max_epsilon: 6", "min_count: 5"):
+        with pytest.raises(ConfigError, match=rf"policy.{rule[:9]}.*cannot enforce"):
+            load(f"name: st-marys\ndata: {{folder: /data}}\npolicy: {{{rule}}}\n")
+
+
+def test_rules_that_ask_for_nothing_are_no_rules(load):
+    load("name: st-marys\ndata: {folder: /data}\npolicy: {max_epsilon: null, min_count: 1}\n")
+
+
+def test_all_problems_are_reported_together(load):
+    with pytest.raises(ConfigError) as error:
+        load(
+            "name: St. Mary's\ndata: {folder: /a, manifest: /b}\ncache: 7\ndevise: cuda\n"
+            "policy: {approve: perhaps, approved_jobs: [abc], allow_backbones: [resnet5, vgg], allow_tuning: [full],\n"
+            "  max_epsilon: 6, min_count: 5, min_examples: 0}\n"
+        )
+    text = str(error.value)
+    expected = [
+        "hospital.yaml: 11 problems",
+        "name: ",
+        "data: expected either",
+        "cache: ",
+        "did you mean 'device'",
+        "policy.approve: ",
+        "policy.approved_jobs[0]: ",
+        "unknown backbone 'resnet5'; did you mean",
+        "unknown backbone 'vgg'",
+        "policy.allow_tuning[0]: ",
+        "policy.max_epsilon: this version cannot enforce it",
+        "policy.min_count: this version cannot enforce it",
+        "policy.min_examples: ",
+    ]
+    assert [words for words in expected if words not in text] == [], text
+
+
+def test_a_job_must_be_approved_by_its_id(job):
+    assert refusal(Policy(), job()) == "job-not-approved"
+    assert refusal(Policy(approved_jobs=(job().job_id,)), job(seed=4)) == "job-not-approved"
+    require_allowed(Policy(approved_jobs=("a" * 64, job().job_id)), job())
+    require_allowed(Policy(approve="auto"), job())
+
+
+def test_approval_does_not_override_the_other_rules(job):
+    policy = Policy(approved_jobs=(job().job_id,), allow_backbones=("resnet50",))
+    assert refusal(policy, job()) == "against-policy"
+
+
+def test_backbones(job):
+    assert refusal(Policy(approve="auto", allow_backbones=()), job()) == "against-policy"
+    require_allowed(Policy(approve="auto", allow_backbones=("resnet50", "squeezenet1_1")), job())
+
+
+def test_tuning(job):
+    assert refusal(Policy(approve="auto", allow_tuning=()), job()) == "against-policy"
+
+
+def test_secure_aggregation_is_required_and_never_pretended(job):
+    with_it = job(privacy={"secure_aggregation": True})
+    assert refusal(Policy(approve="auto", require_secure_aggregation=True), job()) == "against-policy"
+    assert refusal(Policy(approve="auto", require_secure_aggregation=True), with_it) == "against-policy"
+    assert refusal(Policy(approve="auto"), with_it) == "against-policy"
+    private = job(privacy={"differential_privacy": {"epsilon": 3.0}})
+    assert refusal(Policy(approve="auto"), private) == "against-policy"
