@@ -31,6 +31,8 @@ from common.job import Backbone as BackboneChoice
 from common.job import Job, job_from_json
 from common.metrics import ClassificationCounts, count
 from common.wire import (
+    EVALUATED_PARTS,
+    MAX_HEADS,
     PARTS,
     REFUSAL,
     REPLIES,
@@ -108,9 +110,9 @@ class Hospital:
         if kind not in REQUESTS or not isinstance(text, str):
             raise Refusal(RefusalCode.BAD_REQUEST, "the request is of no known kind or carries no job")
         job = _job(text)
-        # The number of heads is what it is, but not 0: of no head there is nothing to count.
+        # The number of heads is what it is, but neither 0 nor above the limit: then no shape fits.
         shape = np.shape(request.arrays.get("weight", ()))
-        heads = max(1, shape[0]) if kind == "evaluate" and len(shape) == 3 else 1
+        heads = min(max(1, shape[0]), MAX_HEADS) if kind == "evaluate" and len(shape) == 3 else 1
         dims = dimensions(job.num_classes, backbone_row(job.backbone.name).features, heads)
         problem = problem_with(request, REQUESTS[kind], dims)
         if problem:
@@ -141,8 +143,10 @@ class Hospital:
     def _evaluate(self, job: Job, request: Packed) -> Packed:
         prepared = self._prepare_for(job, request)
         part = str(request.fields["part"])
-        if part not in PARTS:
-            raise Refusal(RefusalCode.BAD_REQUEST, f"no such part of the data; the parts are {', '.join(PARTS)}")
+        if part not in EVALUATED_PARTS:
+            raise Refusal(
+                RefusalCode.BAD_REQUEST, f"heads are counted on these parts only: {', '.join(EVALUATED_PARTS)}"
+            )
         examples = self._standardise(prepared, unpack_standardisation(request.arrays))[part]
         counts = [_count(head, examples) for head in unpack_heads(request.arrays)]
         return Packed(pack_counts(counts), {**_identity(prepared), "part": part})

@@ -21,6 +21,12 @@ from common.metrics import CALIBRATION_BINS, SCORE_BINS, ClassificationCounts
 PARTS = ("train", "validation", "test")
 """The parts the patients are split into, in the order of the rows of `Description.images`."""
 
+EVALUATED_PARTS = ("validation", "test")
+"""The parts a coordinator may have a head counted on: never the training patients, on whom counts tell most."""
+
+MAX_HEADS = 64
+"""Heads in one evaluate request, at most: each more is one more question about the same patients."""
+
 AnyArray = npt.NDArray[np.generic]
 Field = str | int | float
 

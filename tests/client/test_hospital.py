@@ -12,6 +12,8 @@ from client.training import Examples, seed_of, train_head
 from common.errors import ConfigError, DataError, RefusalCode, WeightsError
 from common.metrics import count
 from common.wire import (
+    EVALUATED_PARTS,
+    MAX_HEADS,
     PARTS,
     REFUSAL,
     REPLIES,
@@ -59,7 +61,7 @@ def parts_of(phantoms, hospital_with, requests_of, manifest_of, tmp_path):
 def test_every_reply_is_on_the_allow_list(hospital, asked):
     assert problem_with(hospital.answer("describe", asked.describe()), REPLIES["describe"], DIMS[1]) is None
     assert problem_with(hospital.answer("fit", asked.fit()), REPLIES["fit"], DIMS[1]) is None
-    for part in PARTS:
+    for part in EVALUATED_PARTS:
         reply = hospital.answer("evaluate", asked.evaluate(part, heads=2))
         assert problem_with(reply, REPLIES["evaluate"], DIMS[2]) is None
 
@@ -92,7 +94,7 @@ def test_sums_of_any_split_are_the_pooled_sums(parts_of, job, views):
 
 def test_counts_of_any_split_are_the_pooled_counts(parts_of, job):
     hospitals, asked = parts_of(job())
-    for part in PARTS:
+    for part in EVALUATED_PARTS:
         replies = [one.answer("evaluate", asked.evaluate(part)) for one in hospitals]
         pooled, left, right = [unpack_counts(reply.arrays) for reply in replies]
         for whole, one, other in zip(pooled, left, right, strict=True):
@@ -161,6 +163,8 @@ def test_malformed_requests_are_refused(hospital, asked):
             with_arrays(evaluate, **{name: evaluate.arrays[name][:0] for name in ("weight", "bias")}),
         ),
         "part": ("evaluate", with_fields(evaluate, part="everything")),
+        "training patients": ("evaluate", with_fields(evaluate, part="train")),
+        "too many heads": ("evaluate", asked.evaluate(heads=MAX_HEADS + 1)),
         "fingerprint": ("fit", with_fields(fit, fingerprint="0" * 64)),
         "fingerprint of evaluate": ("evaluate", with_fields(evaluate, fingerprint="0" * 64)),
         "kind": ("images", fit),
