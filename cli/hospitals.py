@@ -27,7 +27,10 @@ def check(
     ] = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
-    """Look through hospitals' images: counts, sizes, unreadable files, duplicates, labels. Exit code 1 on errors."""
+    """Look through the images of hospitals: counts, sizes, unreadable files, duplicates, labels. Exit code 1 on errors.
+
+    DIR is a hospital's folder, or one with a folder per hospital.
+    """
     _one_of("format", output_format, CHECK_FORMATS)
     from client.check import check_hospitals
     from client.check_table import print_check
@@ -55,7 +58,7 @@ def diagnose(
     weights_dir: WeightsDir = None,
     device: Device = "auto",
 ) -> None:
-    """Diagnose images with a trained model. Not a medical device. Exit code 3 if an image could not be read."""
+    """Diagnose IMAGEs with a trained model. Not a medical device. Exit code 3 if an image could not be read."""
     _one_of("format", output_format, DIAGNOSE_FORMATS)
     from client.diagnosis import Diagnosis, Diagnostician
 
@@ -82,12 +85,19 @@ def diagnose(
     elif output_format == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *map(cells, found)])
     else:
-        problems = any(one.problem for one in found)
-        table = Table(*(header if problems else header[:-1]), box=None)
+        table = Table(box=None)
+        table.add_column("image", overflow="fold")
+        for heading in header[1:-1]:
+            table.add_column(heading, no_wrap=True)
         for one in found:
-            table.add_row(*(cells(one) if problems else cells(one)[:-1]))
+            table.add_row(*cells(one)[:-1])
         console = Console()
         console.print(table)
+        for one in found:
+            if one.problem:
+                console.print(
+                    f"not diagnosed: {one.problem}", style="red", markup=False, highlight=False, soft_wrap=True
+                )
         if diagnostician.manifest.job.backbone.weights.random:
             console.print("[bold yellow]The backbone has random weights: a demonstration, never a diagnosis.[/]")
         console.print("A research model, not a medical device: a physician decides.", style="dim")

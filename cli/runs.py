@@ -52,7 +52,7 @@ def simulate(
     cache_dir: CacheDir = None,
     device: Device = "auto",
 ) -> None:
-    """Train a job with simulated hospitals on this machine, and write a model and a report."""
+    """Train JOB (a YAML file; see configs/) with simulated hospitals on this machine, and write a model and a report."""
     parsed = load_job(job)
     if resume and out is None:
         raise ConfigError("--resume needs --out, the run directory to go on with")
@@ -115,7 +115,7 @@ def _hospitals(
 def report(
     run_dir: Annotated[Path, typer.Argument(help="The run directory to report on.", metavar="RUN_DIR")],
 ) -> None:
-    """Write report.html of a run directory again, and print its table."""
+    """Write report.html of RUN_DIR, the directory of a finished run, again, and print its table."""
     import json
 
     from server.report import write_report
