@@ -180,6 +180,14 @@ class Job(Section):
                 )
         return classes
 
+    @model_validator(mode="after")
+    def _size_fits_backbone(self) -> Self:
+        row = backbone_row(self.backbone.name)
+        if not row.least_px <= self.size_px <= row.most_px:
+            wanted = str(row.least_px) if row.least_px == row.most_px else f"{row.least_px} to {row.most_px}"
+            raise ValueError(f"image.size: {self.backbone.name} takes {wanted} pixels, got {self.size_px}")
+        return self
+
     @property
     def num_classes(self) -> int:
         """C."""

@@ -4,6 +4,7 @@ import pytest
 
 from common.backbones import BACKBONES, BackboneRow, backbone_row
 from common.errors import ConfigError
+from common.job import parse_job
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -31,3 +32,16 @@ def test_an_unknown_backbone_gets_the_nearest_and_the_choices() -> None:
         backbone_row("resnet19")
     start = "unknown backbone 'resnet19'; did you mean 'resnet18'?; choose one of: "
     assert str(caught.value) == start + ", ".join(BACKBONES)
+
+
+@pytest.mark.parametrize(("name", "size", "wanted"), [("vit_b_16", 128, "224"), ("inception_v3", 64, "75 to 1024")])
+def test_an_input_size_the_backbone_cannot_take_is_refused(name: str, size: int, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=rf"image\.size: {name} takes {wanted} pixels, got {size}"):
+        parse_job(
+            {
+                "name": "x",
+                "classes": ["a", "b"],
+                "backbone": {"name": name, "weights": "random"},
+                "image": {"size": size},
+            }
+        )
