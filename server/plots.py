@@ -1,11 +1,18 @@
-"""The figures of the report, as SVG text to put into a page.
+"""The figures of the report, as SVG elements to put into a page.
+
+Every colour is a CSS variable of the page with the printed colour to fall back on, so that one figure reads well on
+white, on black and on paper. Text stays text.
 
 Letters: C classes.
 """
 
 import io
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from html import escape
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,157 +20,256 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from common.metrics import ClassificationCounts, reliability
+from common.intervals import wilson
+from common.metrics import ClassificationCounts, Float64, Int64, reliability
 from common.ranking import precision_recall_curve, ranking, roc_curve
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's palette: told apart by colour-blind readers too."""
-_GREY = "#8a8f98"
-_MOST_HOSPITALS_NAMED = 6
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#7b61c9")
+_ON_DARK = ("#5cb8ef", "#f28a3c", "#2cc295", "#e39bc5", "#f2c14e", "#b3a4f5")
+_INK, _SOFT, _LOST = "#1b2a41", "#5f6b7a", "#b45309"
+_VARIABLES = {one: f"c{index}" for index, one in enumerate(_COLOURS)} | {_INK: "ink", _SOFT: "soft", _LOST: "warn"}
+_COLOUR = re.compile("|".join(_VARIABLES))
+_TAG = re.compile(r"<[^>]+>")
+_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+FEWEST_FOR_A_CURVE = 5
+"""A hospital gets curves of its own from this number of test images of each kind on; fewer make a line that says nothing."""
+
+_MOST_HOSPITALS_NAMED = 5
+_MOST_MARKERS = 40
+_LONGEST_LABEL = 26
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "consilium",
     "text.parse_math": False,
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
-    "axes.labelcolor": _GREY,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "text.color": _GREY,
+    "axes.edgecolor": _SOFT,
+    "axes.labelcolor": _SOFT,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "text.color": _INK,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 8.5,
     "axes.grid": True,
-    "grid.alpha": 0.25,
+    "grid.color": _SOFT,
+    "grid.alpha": 0.18,
+    "axes.axisbelow": True,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
 }
 
 
-def learning_curves(rounds: Sequence[Mapping[str, Any]], best_round: int) -> str:
-    """Validation AUROC and accuracy, and the losses, by round; the round that was kept is marked."""
+@dataclass(frozen=True)
+class _Curve:
+    """One line of a ranking figure: the score histograms (2, B) behind it; a thin one is a single hospital.
 
-    def draw(left: Axes, right: Axes) -> None:
-        judged = [one for one in rounds if one["validation"]]
-        numbers = [one["round"] for one in judged]
-        for metric, label, colour in (("auroc", "AUROC", _COLOURS[0]), ("accuracy", "accuracy", _COLOURS[1])):
-            left.plot(numbers, _values(judged, metric), marker=".", color=colour, label=label)
-        right.plot(numbers, _values(judged, "log_loss"), marker=".", color=_COLOURS[0], label="validation log loss")
-        losses = [np.nan if one["train_loss"] is None else one["train_loss"] for one in rounds]
-        right.plot([one["round"] for one in rounds], losses, marker=".", color=_COLOURS[1], label="training loss")
-        for axes in (left, right):
-            axes.axvline(best_round, color=_GREY, linestyle=":", label=f"kept: round {best_round}")
-            for one in rounds:
-                if one["lost"]:
-                    axes.axvspan(one["round"] - 0.5, one["round"] + 0.5, color=_COLOURS[4], alpha=0.2)
-            axes.set_xlabel("round")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.legend()
-        left.set_title("validation patients", loc="left")
-        right.set_title("losses", loc="left")
+    `area`: whether its label gives the area under it.
+    """
 
-    return _svg(draw, columns=2)
+    label: str | None
+    histogram: Int64
+    colour: str
+    thin: bool
+    area: bool = True
+    dashes: Any = "-"
 
 
-def ranking_curves(
+def palette_css() -> tuple[str, str]:
+    """Declarations of the variables the figures use: on a light page and on a dark one."""
+    light, dark = (";".join(f"--c{index}:{one}" for index, one in enumerate(row)) for row in (_COLOURS, _ON_DARK))
+    return light, dark
+
+
+def validation_by_round(rounds: Sequence[Mapping[str, Any]], best_round: int) -> str | None:
+    """AUROC and accuracy on the validation patients after each round; None if no round has either."""
+    lines = {"AUROC": _validation(rounds, "auroc"), "accuracy": _validation(rounds, "accuracy")}
+    return _by_round("validation", "AUROC and accuracy of the validation patients", rounds, lines, best_round)
+
+
+def losses_by_round(rounds: Sequence[Mapping[str, Any]], best_round: int) -> str | None:
+    """Validation log loss and training loss after each round; None if no round has either."""
+    training = np.array([np.nan if one["train_loss"] is None else one["train_loss"] for one in rounds], np.float64)
+    lines = {"validation log loss": _validation(rounds, "log_loss"), "training loss": training}
+    return _by_round("losses", "Loss", rounds, lines, best_round)
+
+
+def _validation(rounds: Sequence[Mapping[str, Any]], metric: str) -> Float64:
+    values = [(one["validation"] or {}).get(metric) for one in rounds]
+    return np.array([np.nan if value is None else value for value in values], np.float64)
+
+
+def _by_round(
+    name: str, title: str, rounds: Sequence[Mapping[str, Any]], lines: Mapping[str, Float64], best_round: int
+) -> str | None:
+    defined = {label: values for label, values in lines.items() if np.isfinite(values).any()}
+    if not defined:
+        return None
+    numbers = np.array([one["round"] for one in rounds])
+    lost = [one["round"] for one in rounds if one["lost"]]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for index, (label, values) in enumerate(defined.items()):
+            marker = "." if len(numbers) <= _MOST_MARKERS else None
+            axes.plot(numbers, values, marker=marker, color=_COLOURS[index], linewidth=1.6, label=label)
+            kept = numbers == best_round
+            axes.plot(numbers[kept], values[kept], "o", markersize=9, markerfacecolor="none", color=_COLOURS[index])
+        axes.axvline(best_round, color=_SOFT, linewidth=1, linestyle=":", label=f"kept: round {best_round}")
+        for index, number in enumerate(lost):
+            said = "no quorum" if index == 0 else None
+            axes.axvspan(number - 0.5, number + 0.5, color=_LOST, alpha=0.18, linewidth=0, label=said)
+        axes.set(xlabel="round", xlim=(min(numbers.min(), best_round) - 0.6, max(numbers.max(), best_round) + 0.6))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(title, loc="left", fontsize=10.5)
+        axes.legend(loc="best")
+
+    return _svg(name, f"{title} by round; round {best_round} was kept", draw, height=3.3)
+
+
+def roc_curves(
     pooled: ClassificationCounts, hospitals: Mapping[str, ClassificationCounts], classes: Sequence[str]
-) -> str:
-    """ROC and precision-recall of the test patients.
+) -> str | None:
+    """ROC of the test patients; None if it is nowhere defined.
 
-    Two classes: pooled and every hospital that has both. More: each class against the rest, pooled.
+    Two classes: pooled and, thin, every hospital with `FEWEST_FOR_A_CURVE` images of either. More: each class against
+    the rest, alike.
     """
     curves = _curves(pooled, hospitals, classes)
 
-    def draw(roc: Axes, recall: Axes) -> None:
-        roc.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
-        for label, histogram, style in curves:
-            found = ranking(histogram)
-            roc.plot(*roc_curve(histogram), **style, label=label and f"{label}: {found.auroc:.3f}" if found else label)
-            average = label and f"{label}: {found.average_precision:.3f}" if found else label
-            recall.plot(*precision_recall_curve(histogram), **style, label=average)
-        for axes, title, x, y in (
-            (roc, "ROC curve (area)", "1 - specificity", "sensitivity"),
-            (recall, "precision and recall (average precision)", "recall (sensitivity)", "precision"),
-        ):
-            axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=x, ylabel=y)
-            axes.set_title(title, loc="left")
-            if curves:
-                axes.legend(loc="lower right" if axes is roc else "lower left")
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.9, linestyle=":")
+        _draw_curves(axes, curves, roc_curve, lambda found: found.auroc, step=False)
+        axes.set(xlabel="1 − specificity", ylabel="sensitivity")
+        axes.set_title("ROC (area under the curve)", loc="left", fontsize=10.5)
+        _legend(axes, "lower right")
 
-    return _svg(draw, columns=2, height=4.4)
+    return _svg("roc", "ROC curves of the test patients", draw, height=4.5) if curves else None
+
+
+def precision_recall_curves(
+    pooled: ClassificationCounts, hospitals: Mapping[str, ClassificationCounts], classes: Sequence[str]
+) -> str | None:
+    """Precision against recall of the test patients, curves as in `roc_curves`; None if nowhere defined."""
+    curves = _curves(pooled, hospitals, classes)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        if len(classes) == 2 and pooled.n:
+            share = pooled.support[1] / pooled.n
+            axes.axhline(share, color=_SOFT, linewidth=0.9, linestyle=":", label=f"chance (pooled) {share:.3f}")
+        _draw_curves(axes, curves, precision_recall_curve, lambda found: found.average_precision, step=True)
+        axes.set(xlabel="recall (sensitivity)", ylabel="precision")
+        axes.set_title("Precision and recall (average precision)", loc="left", fontsize=10.5)
+        _legend(axes, "lower left")
+
+    meaning = "Precision-recall curves of the test patients"
+    return _svg("precision-recall", meaning, draw, height=4.5) if curves else None
 
 
 def _curves(
     pooled: ClassificationCounts, hospitals: Mapping[str, ClassificationCounts], classes: Sequence[str]
-) -> list[tuple[str | None, Any, dict[str, Any]]]:
-    """Label, score histogram and line style of every curve that is defined."""
-    if len(classes) > 2:
-        named = [
-            (name, pooled.histograms[row], {"color": _COLOURS[row % len(_COLOURS)]}) for row, name in enumerate(classes)
-        ]
-        return [curve for curve in named if ranking(curve[1])]
-    curves: list[tuple[str | None, Any, dict[str, Any]]] = []
-    whole = [(name, counts) for name, counts in hospitals.items() if ranking(counts.histograms[1])]
-    for index, (name, counts) in enumerate(whole):
-        few = len(whole) <= _MOST_HOSPITALS_NAMED
-        style = {"color": _COLOURS[(index + 1) % len(_COLOURS)] if few else _GREY, "linewidth": 1.0, "alpha": 0.8}
-        curves.append((name if few else None, counts.histograms[1], style))
-    if ranking(pooled.histograms[1]):
-        curves.append(("pooled", pooled.histograms[1], {"color": _COLOURS[0], "linewidth": 2.4}))
-    return curves
+) -> list[_Curve]:
+    """The curves that are defined, thin ones first so that the pooled ones lie on top."""
+    two = len(classes) == 2
+    thin, thick = [], []
+    for row in [1] if two else range(len(classes)):
+        own = _COLOURS[0 if two else row % len(_COLOURS)]
+        histograms = {name: one.histograms[row] for name, one in hospitals.items()}
+        enough = {name: one for name, one in histograms.items() if one.sum(axis=1).min() >= FEWEST_FOR_A_CURVE}
+        named = two and len(enough) <= _MOST_HOSPITALS_NAMED
+        for index, (name, histogram) in enumerate(enough.items()):
+            if named:
+                thin.append(_Curve(_short(name), histogram, _COLOURS[index + 1], thin=True))
+            else:
+                crowd = f"each of {len(enough)} hospitals" if two and index == 0 else None
+                thin.append(_Curve(crowd, histogram, _SOFT if two else own, thin=True, area=False))
+        if ranking(pooled.histograms[row]):
+            label = "pooled" if two else _short(classes[row])
+            dashes = _DASHES[row // len(_COLOURS) % len(_DASHES)]
+            thick.append(_Curve(label, pooled.histograms[row], own, thin=False, dashes=dashes))
+    return [*thin, *thick]
 
 
-def reliability_diagram(pooled: ClassificationCounts) -> str:
-    """Accuracy against confidence of the top class, with the number of test images at each confidence."""
-    confidence, accuracy, number = reliability(pooled)
-
-    def draw(curve: Axes, bars: Axes) -> None:
-        curve.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":", label="perfectly calibrated")
-        curve.plot(confidence, accuracy, marker="o", color=_COLOURS[0], label="model")
-        curve.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="share that is right")
-        curve.set_title("reliability", loc="left")
-        curve.legend(loc="upper left")
-        bars.bar(confidence, number, width=0.05, color=_COLOURS[0])
-        bars.set(xlim=(0, 1.02), xlabel="confidence", ylabel="test images")
-        bars.set_title("how confident the model is", loc="left")
-
-    return _svg(draw, columns=2)
-
-
-def confusion_matrix(pooled: ClassificationCounts, classes: Sequence[str]) -> str:
-    """Test images by true class (rows, with their share of the row) and predicted class (columns)."""
-    totals = pooled.support[:, None]
-    shares = np.divide(pooled.confusion, totals, out=np.zeros(pooled.confusion.shape), where=totals > 0)
-    side = 1.6 + 0.9 * len(classes)
-
-    def draw(axes: Axes) -> None:
-        axes.grid(visible=False)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), number in np.ndenumerate(pooled.confusion):
-            share = shares[row, column]
-            colour = "white" if share > 0.5 else "#1b2a41"
-            axes.text(column, row, f"{number}\n{share:.0%}", ha="center", va="center", color=colour)
-        axes.set_xticks(range(len(classes)), classes, rotation=30 if len(classes) > 2 else 0)
-        axes.set_yticks(range(len(classes)), classes)
-        axes.set(xlabel="predicted", ylabel="true")
-
-    return _svg(draw, columns=1, height=side, width=side + 0.8)
+def _draw_curves(
+    axes: Axes,
+    curves: Sequence[_Curve],
+    points: Callable[[Int64], tuple[Float64, Float64]],
+    area: Callable[[Any], float],
+    step: bool,
+) -> None:
+    """Draw curves with their area in the legend; those of single hospitals fade as they get many."""
+    crowd = sum(curve.thin for curve in curves)
+    for curve in curves:
+        x, y = points(curve.histogram)
+        label = f"{curve.label}  {area(ranking(curve.histogram)):.3f}" if curve.area else curve.label
+        width, alpha = (0.9, 0.75 if crowd <= 8 else 0.35) if curve.thin else (2.2, 1.0)
+        drawn = axes.plot(x, y, color=curve.colour, linestyle=curve.dashes, linewidth=width, alpha=alpha, label=label)
+        drawn[0].set_drawstyle("steps-pre" if step else "default")
+    axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.025), aspect="equal")
 
 
-def _values(rounds: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
-    return [np.nan if one["validation"][metric] is None else one["validation"][metric] for one in rounds]
+def _legend(axes: Axes, place: Literal["lower right", "lower left"]) -> None:
+    """A legend with the last line, the pooled one, first."""
+    lines, labels = axes.get_legend_handles_labels()
+    axes.legend(lines[::-1], labels[::-1], loc=place, labelspacing=0.35, handlelength=1.6)
 
 
-def _svg(draw: Callable[..., None], columns: int, height: float = 3.4, width: float = 9.6) -> str:
-    """An SVG element without the XML prologue; equal input gives equal text."""
-    with rc_context(_STYLE):
+def reliability_diagram(pooled: ClassificationCounts) -> str | None:
+    """Share that is right against confidence of the top class, with 95 % intervals, over a histogram of confidence."""
+    confidence, right, number = reliability(pooled)
+    if not len(number):
+        return None
+    bounds = [wilson(round(share * n), int(n)) for share, n in zip(right, number, strict=True)]
+    reach = np.array([[b.low, b.high] if b else [np.nan, np.nan] for b in bounds]).T
+    least = 1 / pooled.classes
+
+    def draw(figure: Figure) -> None:
+        curve, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+        curve.plot([least, 1], [least, 1], color=_SOFT, linewidth=0.9, linestyle=":", label="perfectly calibrated")
+        curve.vlines(confidence, reach[0], reach[1], color=_COLOURS[0], linewidth=1.1, alpha=0.6, label="95 % interval")
+        curve.plot(confidence, right, marker="o", markersize=5, color=_COLOURS[0], label="share that is right")
+        curve.set(xlim=(min(least, confidence.min()) - 0.03, 1.03), ylim=(-0.02, 1.04), ylabel="share that is right")
+        curve.set_title("Reliability", loc="left", fontsize=10.5)
+        curve.legend(loc="lower right")
+        bars.bar(confidence, number, width=0.035, color=_COLOURS[0])
+        bars.set(xlabel="confidence in the class predicted", ylabel="test images")
+        bars.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+
+    return _svg("reliability", "Reliability diagram with the number of test images", draw, height=4.5)
+
+
+def _short(label: str) -> str:
+    """A name to fit a legend; matplotlib would hide one that starts with an underscore."""
+    label = f" {label}" if label.startswith("_") else label
+    return label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
+
+
+def _svg(name: str, meaning: str, draw: Callable[[Figure], None], height: float, width: float = 5.2) -> str:
+    """An SVG element that says what it means; equal input gives equal text, and two figures share no id."""
+    text = io.StringIO()
+    with rc_context({**_STYLE, "svg.hashsalt": f"consilium-{name}"}), warnings.catch_warnings():
+        # A name may be in a script the measuring font lacks; the reader's own font shows it.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = Figure(figsize=(width, height), layout="constrained")
-        figure.patch.set_alpha(0.0)
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-        for one in axes:
-            one.patch.set_alpha(0.0)
-        draw(*axes)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+        draw(figure)
+        figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return _for_page(text.getvalue(), meaning)
+
+
+def _for_page(svg: str, meaning: str) -> str:
+    """An SVG document as an element of a page: colours as variables, the page's font, no prologue, no id unused.
+
+    Only tags are changed, never a text: a name reads as it is.
+    """
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
+    used = {one for tag in _TAG.findall(svg) for one in re.findall(r'(?:url\(#|href="#)([^")]+)', tag)}
+
+    def tidy(found: re.Match[str]) -> str:
+        tag = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", found[0]).replace("xlink:href=", "href=")
+        tag = re.sub(r' id="([^"]+)"', lambda one: one[0] if one[1] in used else "", tag)
+        tag = re.sub(r"font-family: [^;\"]*", "font-family: inherit", tag)
+        return _COLOUR.sub(lambda one: f"var(--{_VARIABLES[one[0]]}, {one[0]})", tag)
+
+    return _TAG.sub(tidy, svg).replace("<svg ", f'<svg role="img" aria-label="{escape(meaning)}" ', 1)

@@ -71,9 +71,10 @@ class Recorder:
 
     def finish(self, outcome: Outcome) -> dict[str, Any]:
         """Write the model and the summary; returns the summary."""
-        summary = summarise(self._job, outcome, self._engine)
+        before = self.checkpoint.last.number if self.checkpoint is not None else 0
+        summary = summarise(self._job, outcome, self._engine, before)
         if self.checkpoint is not None:
-            summary["resumed_after_round"] = self.checkpoint.last.number
+            summary["resumed_after_round"] = before
         manifest = Manifest(
             job=self._job,
             job_id=self._job.job_id,
@@ -105,8 +106,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
-    """Everything worth knowing of a run as plain JSON. Undefined metrics are null."""
+def summarise(job: Job, outcome: Outcome, engine: str, rounds_before: int = 0) -> dict[str, Any]:
+    """Everything worth knowing of a run as plain JSON. Undefined metrics are null.
+
+    Bytes and seconds are those of this process, so of the rounds after `rounds_before` if the run was resumed.
+    """
     members = outcome.members
     pooled = _sum(outcome)
     by_hospital = {name: derive(counts) for name, counts in outcome.test.items()}
@@ -156,7 +160,7 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
             "unreadable": sum(one.unreadable for one in described.values()),
             "other_labels": sum(one.other_labels for one in described.values()),
         },
-        "communication": _communication(job, outcome),
+        "communication": _communication(job, outcome, outcome.rounds - rounds_before),
         "seconds": {phase: round(seconds, 3) for phase, seconds in outcome.seconds.items()},
     }
 
@@ -166,9 +170,9 @@ def _sum(outcome: Outcome) -> ClassificationCounts:
     return sum(outcome.test.values(), ClassificationCounts.zeros(outcome.head.weight.shape[0]))
 
 
-def _communication(job: Job, outcome: Outcome) -> dict[str, Any]:
+def _communication(job: Job, outcome: Outcome, rounds: int) -> dict[str, Any]:
     hospitals = len(outcome.members.members)
-    whole_model = 2 * hospitals * outcome.rounds * backbone_row(job.backbone.name).parameters * 4
+    whole_model = 2 * hospitals * rounds * backbone_row(job.backbone.name).parameters * 4
     total = outcome.bytes_up + outcome.bytes_down
     return {
         "bytes_up": outcome.bytes_up,

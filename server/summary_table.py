@@ -1,45 +1,267 @@
-"""The end of a run on a terminal: pooled, each hospital, the worst, and what it cost."""
+"""A finished run: its files, read and checked; its figures row by row for the report; and its table on a terminal."""
 
-from collections.abc import Mapping
+import json
+import math
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from server.report import COLUMNS, number, size
+from common.errors import ArtifactError
+from common.metrics import ClassificationCounts
+from common.ranking import ranking
 
-_SHOWN = ("n", "auroc", "accuracy", "sensitivity", "specificity", "f1")
+_SHOWN = {
+    "auroc": "AUROC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f1": "F1",
+    "n": "images",
+}
+_OF_A_ROUND = (
+    "round",
+    "lost",
+    "train_loss",
+    "validation",
+    "update_norms",
+    "dropped",
+    "bytes_up",
+    "bytes_down",
+    "seconds",
+)
+REMEDY = "copy the run directory again, or run the job again"
+_WIDEST = 100
+_LONGEST_NAME = 34
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What the files of a run directory say: job, summary, test counts pooled and by hospital, rounds."""
+
+    job: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    pooled: ClassificationCounts
+    hospitals: Mapping[str, ClassificationCounts]
+    rounds: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure, what is known about it (interval, hospital), and the letter of the footnote that says why it is missing."""
+
+    text: str
+    detail: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of metrics; `kind` is pooled, hospital or worst."""
+
+    name: str
+    kind: str
+    cells: Sequence[Cell]
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Read the files of a run directory.
+
+    Raises:
+        ArtifactError: the folder is no run directory, or a file of it is damaged or of another run.
+    """
+    job, summary = _read_mapping(folder / "job.json"), _read_mapping(folder / "summary.json")
+    if summary.get("job") != job:
+        raise ArtifactError(f"{folder}: job.json and summary.json do not belong together; {REMEDY}")
+    path = folder / "counts.json"
+    plain = _read_mapping(path)
+    try:
+        pooled = _counts(plain["pooled"], len(job["classes"]))
+        hospitals = {name: _counts(one, len(job["classes"])) for name, one in plain["hospitals"].items()}
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise ArtifactError(
+            f"{path} is damaged: expected counts of {len(job.get('classes', ()))} classes, pooled and by hospital, "
+            f"got {type(error).__name__}: {error}; {REMEDY}"
+        ) from error
+    if not np.array_equal(pooled.confusion, sum((one.confusion for one in hospitals.values()), pooled.confusion * 0)):
+        raise ArtifactError(
+            f"{path} is damaged: the counts of the hospitals do not add up to the pooled ones; {REMEDY}"
+        )
+    path = folder / "rounds.jsonl"
+    lines = enumerate(_read(path).splitlines(), 1)
+    return FinishedRun(
+        job, summary, pooled, hospitals, [_mapping(line, f"{path}, line {at}", _OF_A_ROUND) for at, line in lines]
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"cannot read {path} ({error}); expected the directory of a finished run, as `consilium simulate` makes it"
+        ) from error
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    return _mapping(_read(path), str(path))
+
+
+def _mapping(text: str, where: str, keys: Sequence[str] = ()) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{where} is damaged: expected JSON, got {error}; {REMEDY}") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{where} is damaged: expected a mapping, got {type(content).__name__}; {REMEDY}")
+    if lacking := [key for key in keys if key not in content]:
+        raise ArtifactError(f"{where} is damaged: expected the keys {', '.join(lacking)} too; {REMEDY}")
+    return content
+
+
+def _counts(plain: Mapping[str, Any], classes: int) -> ClassificationCounts:
+    arrays = {}
+    for name, zeros in asdict(ClassificationCounts.zeros(classes)).items():
+        array = np.asarray(plain[name])
+        if array.shape != zeros.shape or array.dtype.kind != "i" or (array < 0).any():
+            raise ValueError(f"{name} should be whole numbers from 0 on of shape {zeros.shape}")
+        arrays[name] = array
+    return ClassificationCounts(**arrays)
+
+
+def metric_rows(
+    metrics: Mapping[str, Any], reasons: Mapping[str, str], columns: Sequence[str]
+) -> tuple[list[Row], dict[str, str]]:
+    """Pooled, each hospital, worst: the rows for some metrics of `summary["metrics"]`, and the footnotes by letter.
+
+    `reasons` says by hospital ("" is all of them) why a metric is undefined there.
+    """
+    marks: dict[str, str] = {}
+
+    def undefined(reason: str) -> Cell:
+        letter = marks.setdefault(reason, string.ascii_lowercase[len(marks)] if len(marks) < 26 else str(len(marks)))
+        return Cell("–", mark=letter)
+
+    def measured(found: Mapping[str, Any], reason: str) -> list[Cell]:
+        bounds = {metric: interval(found["intervals"].get(metric)) for metric in columns}
+        return [
+            undefined(reason) if found[metric] is None else Cell(number(found[metric]), bounds[metric])
+            for metric in columns
+        ]
+
+    rows = [Row("pooled", "pooled", measured(metrics["pooled"], reasons[""]))]
+    rows += [Row(name, "hospital", measured(found, reasons[name])) for name, found in metrics["hospitals"].items()]
+    lowest, where = metrics["worst"], metrics["worst_hospital"]
+    cells = [
+        undefined("defined at no hospital")
+        if lowest.get(metric) is None
+        else Cell(number(lowest[metric]), "fewest" if metric == "n" else where[metric])
+        for metric in columns
+    ]
+    return [*rows, Row("worst", "worst", cells)], {letter: reason for reason, letter in marks.items()}
+
+
+def why_undefined(counts: ClassificationCounts, classes: Sequence[str]) -> str:
+    """The reason why some counts leave a metric undefined."""
+    present = [name for name, images in zip(classes, counts.support, strict=True) if images]
+    return f"every test image is of class {present[0]}" if len(present) == 1 else "no test image"
+
+
+def auroc_error(pooled: ClassificationCounts) -> str | None:
+    """The largest possible error of the pooled AUROC, rounded up; that of a mean over classes is the mean of theirs."""
+    rows = pooled.histograms[1:] if pooled.classes == 2 else pooled.histograms
+    found = [one.auroc_error for one in map(ranking, rows) if one is not None]
+    return f"{math.ceil(sum(found) / len(found) * 1e4) / 1e4:.4f}" if found else None
+
+
+def confusion_rows(pooled: ClassificationCounts) -> list[list[tuple[int, float | None]]]:
+    """Images by true (row) and predicted class, with the share of the row; None in a row without images."""
+    return [
+        [(int(one), one / total if total else None) for one in row]
+        for row, total in zip(pooled.confusion, pooled.support, strict=True)
+    ]
+
+
+def sent_rows(summary: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What was sent, in words and as amounts."""
+    sent, resumed = summary["communication"], "resumed_after_round" in summary
+    asked = sum(len(one["update_norms"]) + len(one["dropped"]) for one in rounds)
+    each = [size(sum(one[way] for one in rounds) / asked) if asked else "–" for way in ("bytes_up", "bytes_down")]
+    # What a resumed run counts began at the resumption, the whole model's bytes at the first round.
+    less = None if resumed else sent["times_less_than_whole_model"]
+    since = f", since the resumption after round {summary['resumed_after_round']}" if resumed else ", in all"
+    return [
+        (f"hospitals to coordinator{since}", size(sent["bytes_up"])),
+        (f"coordinator to hospitals{since}", size(sent["bytes_down"])),
+        ("per hospital and round, to / from the coordinator", f"{each[0]} / {each[1]}"),
+        ("the head itself", size(sent["head_bytes"])),
+        ("exchanging the whole model in every round instead", size(sent["whole_model_bytes"])),
+        ("times less than that", "–" if less is None else f"{less:,.0f}"),
+    ]
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """A 95 % interval, nothing where there is none."""
+    return f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""
+
+
+def number(value: float | None) -> str:
+    """A metric to three places, a count as it is, a dash where undefined."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def size(count: float) -> str:
+    """Bytes in kB, MB or GB (powers of 1000)."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
 
 
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """Print the summary of a run (`summary.json`)."""
+    """Print the summary of a run (`summary.json`), at most 100 characters wide."""
+    width = min(console.width, _WIDEST)
     metrics = summary["metrics"]
     table = Table(box=None, header_style="dim", title="\ntest patients", title_justify="left", pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for metric in _SHOWN:
-        table.add_column(COLUMNS[metric], justify="right")
-    rows = [("pooled", metrics["pooled"]), *metrics["hospitals"].items(), ("worst", metrics["worst"])]
-    for index, (name, found) in enumerate(rows):
+    table.add_column("", no_wrap=True, overflow="ellipsis", max_width=_LONGEST_NAME)
+    for heading in _SHOWN.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    named = [("pooled", metrics["pooled"]), *metrics["hospitals"].items(), ("worst", metrics["worst"])]
+    for index, (name, found) in enumerate(named):
         cells = [number(found.get(metric)) for metric in _SHOWN]
-        table.add_row(escape(name), *cells, style="bold" if index == 0 else "")
-    console.print(table)
-    interval = metrics["pooled"]["intervals"].get("auroc")
-    if interval:
-        console.print(f"pooled AUROC 95 % CI {interval[0]:.3f} to {interval[1]:.3f}", highlight=False)
+        table.add_row(escape(_printable(name)), *cells, style="bold" if index == 0 else "")
+    console.print(table, width=width)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(_printable(text), style=style, markup=False, highlight=False, width=width)
+
+    if bounds := metrics["pooled"]["intervals"].get("auroc"):
+        say(f"pooled AUROC 95 % CI {interval(bounds)}")
     for name, lacking in summary["missing_classes"].items():
-        console.print(f"{name} has no image of: {', '.join(lacking)}", style="yellow", markup=False, highlight=False)
+        say(f"{name} has no image of: {', '.join(lacking)}", "yellow")
     for name, reason in summary["dropped"].items():
-        console.print(f"{name} was left out: {reason}", style="yellow", markup=False, highlight=False)
-    sent, images = summary["communication"], summary["images"]
-    less = sent["times_less_than_whole_model"]
-    console.print(
+        say(f"{name} was left out: {reason}", "yellow")
+    sent, images, seconds = summary["communication"], summary["images"], summary["seconds"]
+    less = None if "resumed_after_round" in summary else sent["times_less_than_whole_model"]
+    say(
         f"round {summary['best_round']} of {summary['rounds']} kept; sent {size(sent['bytes_up'])} up, "
-        f"{size(sent['bytes_down'])} down" + ("" if less is None else f", {less:,.0f} times less than the whole model"),
-        highlight=False,
+        f"{size(sent['bytes_down'])} down" + ("" if less is None else f", {less:,.0f} times less than the whole model")
     )
-    console.print(
-        f"{images['decoded']} images decoded, {images['cached']} from the cache; {summary['seconds']['total']:.1f} s, "
-        f"of which {summary['seconds'].get('fit', 0.0):.1f} s of rounds",
-        highlight=False,
+    say(
+        f"{images['decoded']} images decoded, {images['cached']} from the cache; {seconds['total']:.1f} s, "
+        f"of which {seconds.get('fit', 0.0):.1f} s of rounds"
     )
+
+
+def _printable(text: str) -> str:
+    """A hospital names itself: nothing in a name may steer the terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
