@@ -54,7 +54,10 @@ class ClassFindings:
 
 @dataclass(frozen=True)
 class HospitalFindings:
-    """One hospital: its classes by label, its unreadable files with the reason, images and patients by part."""
+    """One hospital: its classes by label, its unreadable files with the reason, its images by part.
+
+    With a job, patients with several labels and images by part count only what belongs to its classes.
+    """
 
     classes: Mapping[str, ClassFindings]
     unreadable: Mapping[str, str]
@@ -159,9 +162,10 @@ def _findings(images: Sequence[Image], job: Job | None) -> HospitalFindings:
     labels_of: defaultdict[str, set[str]] = defaultdict(set)
     for image in images:
         by_label[image.row.label].append(image)
-        labels_of[image.row.patient_id].add(image.row.label)
     parts = _evaluation_parts([image.row for image in images], job)
     wanted = [image for image in images if job is None or image.row.label in job.classes]
+    for image in wanted:
+        labels_of[image.row.patient_id].add(image.row.label)
     in_parts = Counter(parts[image.row.patient_id] for image in wanted)
     return HospitalFindings(
         classes={label: _class_findings(some) for label, some in sorted(by_label.items())},

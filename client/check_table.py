@@ -2,6 +2,7 @@
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from client.check import CheckResult, ClassFindings
 
@@ -13,7 +14,9 @@ def print_check(result: CheckResult, console: Console) -> None:
         table.add_column(heading, justify="right" if heading in ("images", "patients") else "left")
     for name, found in result.hospitals.items():
         for index, (label, one) in enumerate(found.classes.items()):
-            table.add_row("" if index else name, label, str(one.images), str(one.patients), _sizes(one), _depths(one))
+            first = _as_it_is("" if index else name)
+            numbers = (str(one.images), str(one.patients), _sizes(one), _depths(one))
+            table.add_row(first, _as_it_is(label), *numbers)
     console.print(table)
     parts = Table(
         box=None, header_style="bold", pad_edge=False, title="\nimages by part of the patients", title_justify="left"
@@ -21,16 +24,21 @@ def print_check(result: CheckResult, console: Console) -> None:
     for heading in ("hospital", "train", "validation", "test"):
         parts.add_column(heading, justify="left" if heading == "hospital" else "right")
     for name, found in result.hospitals.items():
-        parts.add_row(name, *(str(number) for number in found.images_by_part.values()))
+        parts.add_row(_as_it_is(name), *(str(number) for number in found.images_by_part.values()))
     console.print(parts)
     console.print()
     for kind, colour, sentences in (("warning", "yellow", result.warnings), ("error", "red", result.errors)):
         for sentence in sentences:
-            console.print(f"{kind}: {sentence}", style=colour, markup=False, highlight=False)
+            console.print(_as_it_is(f"{kind}: {sentence}"), style=colour)
     images = sum(one.images for found in result.hospitals.values() for one in found.classes.values())
     problems = f"{len(result.errors)} errors, {len(result.warnings)} warnings"
     verdict = f"{images} images in {len(result.hospitals)} hospitals: {problems}"
     console.print(verdict, style="red" if result.errors else "green", highlight=False)
+
+
+def _as_it_is(text: str) -> Text:
+    """Words of the hospital: [red] and :smile: in them are no markup, and a name that is not UTF-8 gets question marks."""
+    return Text(text.encode("utf-8", "replace").decode())
 
 
 def _sizes(one: ClassFindings) -> str:

@@ -29,6 +29,8 @@ from common.job import Job
 log = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
+READING_VERSION = 1
+"""Raise it when `client/images.py` gives other pixels than before: features cached with the old ones then miss."""
 _BATCHES_AHEAD = 3
 _UNREADABLE = b""
 
@@ -42,6 +44,7 @@ def fingerprint_of(job: Job, backbone_digest: str) -> str:
         "backbone": job.backbone.name,
         "digest": backbone_digest,
         "fit": job.image.fit,
+        "reading": READING_VERSION,
         "size_px": job.size_px,
         "stages": job.features.stages,
     }

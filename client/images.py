@@ -20,7 +20,7 @@ from common.errors import DataError
 MAX_PIXELS = 89_478_485
 """Width times height that is still read: Pillow's own limit, above any radiograph or fundus photograph."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 _CONTENT = ("PNG", "JPEG", "TIFF", "BMP")
 _BITS_BY_MODE = {"1": 1, "I": 32, "F": 32}
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
@@ -156,9 +156,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise _too_large(path, "more") from error
     except UnidentifiedImageError as error:
         raise _not_an_image(path) from error
-    except (
-        Exception
-    ) as error:  # Pillow raises nearly any type on damaged content: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        # Pillow raises nearly any type on damaged content: OSError, SyntaxError, struct.error, ...
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(f"cannot read {path}: {error.strerror}; correct the path or restore the file") from error
         raise DataError(
@@ -190,7 +189,7 @@ def _turn_upright(image: Image.Image) -> None:
     except MemoryError:
         raise
     except Exception as error:  # as many types as on damaged pixels
-        _log.debug("damaged EXIF passed over: %s", error)
+        log.debug("damaged EXIF passed over: %s", error)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -209,7 +208,7 @@ def _numbers(image: Image.Image) -> npt.NDArray[np.floating]:
     """(H, W) numbers, greater is brighter; NaN where a deep PNG marks its transparent grey value."""
     pixels = np.asarray(image)
     # float32 is exact for 16 bits; 32-bit integers and floats can need more before the offset is taken off.
-    values = pixels.astype(np.float32 if pixels.dtype.itemsize == 2 else np.float64)
+    values: npt.NDArray[np.floating] = pixels.astype(np.float32 if pixels.dtype.itemsize == 2 else np.float64)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         values[values == transparent] = np.nan

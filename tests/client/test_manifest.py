@@ -42,10 +42,10 @@ def test_the_first_column_after_a_byte_order_mark_is_found(tmp_path):
 
 
 def test_quoted_cells_hold_commas_quotes_and_line_ends(tmp_path):
-    text = HEADER + '"a, b.png",normal,Ärzte-1\n"2.png","the ""odd"" one","p\n2"\n'
+    text = HEADER + '"a, b.png",normal,Ärzte-1\n"2.png","the ""odd"" one","p\r\n2"\n'
     assert read_manifest(written(tmp_path, text)) == [
         Row(tmp_path / "a, b.png", "normal", "Ärzte-1"),
-        Row(tmp_path / "2.png", 'the "odd" one', "p\n2"),
+        Row(tmp_path / "2.png", 'the "odd" one', "p\r\n2"),
     ]
 
 
