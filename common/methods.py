@@ -89,13 +89,13 @@ METHODS: Mapping[str, MethodRow] = MappingProxyType(
             min_hospitals=3,
         ),
         "krum": MethodRow(
-            "the one update closest to its neighbours",
+            "the one update closest to its neighbours; for hospitals of like size",
             "Blanchard et al. 2017, NeurIPS, section 4",
             {"malicious_hospitals": 0},
             min_hospitals=3,
         ),
         "multikrum": MethodRow(
-            "mean of the updates closest to their neighbours",
+            "mean of the updates closest to their neighbours; for hospitals of like size",
             "Blanchard et al. 2017, NeurIPS, section 4",
             {"malicious_hospitals": 0, "hospitals_kept": 3},
             min_hospitals=3,
