@@ -74,7 +74,8 @@ def test_rules_that_cannot_be_enforced_are_refused(load):
 
 
 def test_rules_that_ask_for_nothing_are_no_rules(load):
-    load("name: st-marys\ndata: {folder: /data}\npolicy: {max_epsilon: null, min_count: 1}\n")
+    policy = load("name: st-marys\ndata: {folder: /data}\npolicy: {max_epsilon: null, min_count: 1}\n").policy
+    assert (policy.max_epsilon, policy.min_count) == (None, 1)
 
 
 def test_all_problems_are_reported_together(load):

@@ -83,8 +83,8 @@ def test_a_head_in_another_memory_layout_round_trips(tmp_path: Path) -> None:
 def test_any_length_but_the_whole_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m"
     for length in [*range(0, 16), *range(16, len(content), 97), len(content) - 1]:
-        refused(path, content[:length])
-    refused(path, content + b"\0")
+        assert refused(path, content[:length])
+    assert refused(path, content + b"\0")
 
 
 def test_any_changed_byte_is_found(tmp_path: Path, content: bytes) -> None:
@@ -93,13 +93,13 @@ def test_any_changed_byte_is_found(tmp_path: Path, content: bytes) -> None:
         for bit in (0, 5):
             changed = bytearray(content)
             changed[position] ^= 1 << bit
-            refused(path, bytes(changed))
+            assert refused(path, bytes(changed))
 
 
 @given(st.binary(max_size=300))
 @settings(max_examples=100, deadline=None)
 def test_noise_is_refused(tmp_path_factory: pytest.TempPathFactory, noise: bytes) -> None:
-    refused(tmp_path_factory.getbasetemp() / "noise.safetensors", noise)
+    assert refused(tmp_path_factory.getbasetemp() / "noise.safetensors", noise)
 
 
 def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
