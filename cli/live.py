@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from common.job import Job
+from server.summary_table import number
 
 _EVERY_S = 0.25
 _ROWS_SHOWN = 25
@@ -63,14 +64,10 @@ def _table(rounds: list[dict[str, Any]], job: Job) -> Table:
         answered, dropped = len(one["update_norms"]), len(one["dropped"])
         table.add_row(
             f"{one['round']}/{job.method.rounds}",
-            *(_number(validation.get(metric)) for metric in ("auroc", "accuracy", "log_loss")),
-            _number(one["train_loss"]),
+            *(number(validation.get(metric)) for metric in ("auroc", "accuracy", "log_loss")),
+            number(one["train_loss"]),
             f"{answered} of {answered + dropped}" + (" lost" if one["lost"] else ""),
             f"{(one['bytes_up'] + one['bytes_down']) / 1000:.0f} kB",
             f"{one['seconds']:.2f}",
         )
     return table
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -13,7 +13,8 @@ from common.metrics import SCORE_BINS
 from common.wire import PARTS
 from server import plots, summary_table
 from server.report_page import PAGE
-from server.summary_table import REMEDY, FinishedRun, number
+from server.run_directory import REMEDY, FinishedRun, read_run
+from server.summary_table import number
 
 REPORT = "report.html"
 COLUMNS = {
@@ -39,7 +40,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         ArtifactError: the folder is no run directory, or a file of it is damaged or of another run.
     """
-    run = summary_table.read_run(folder)
+    run = read_run(folder)
     try:
         page = _render(run)
     except _UNREADABLE as error:

@@ -14,20 +14,11 @@ from simulation.run import simulate
 
 
 @pytest.fixture(scope="module")
-def model(phantoms, cache_dir, tmp_path_factory) -> Path:
+def model(job, phantoms, cache_dir, tmp_path_factory) -> Path:
     """The model file of a short run of two hospitals."""
-    job = parse_job(
-        {
-            "name": "test-job",
-            "classes": ["normal", "opacity"],
-            "backbone": {"name": "squeezenet1_1", "weights": {"name": "random", "seed": 1}},
-            "image": {"size": 64},
-            "method": {"name": "fedavg", "rounds": 2},
-        }
-    )
     two = dict(list(phantoms.items())[:2])
     folder = tmp_path_factory.mktemp("run") / "run"
-    simulate(job, two, folder, cache_dir=cache_dir, device="cpu")
+    simulate(job(method={"name": "fedavg", "rounds": 2}), two, folder, cache_dir=cache_dir, device="cpu")
     return folder / "model.safetensors"
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 from common.errors import ArtifactError
 from server.recorder import Recorder
 from server.rounds import Hooks, run_job
-from server.summary_table import number, print_summary, read_run, size
+from server.run_directory import read_run
+from server.summary_table import number, print_summary, size
 
 
 @pytest.fixture

@@ -31,20 +31,10 @@ METRICS = (
 
 
 @pytest.fixture(scope="module")
-def run(phantoms, cache_dir, tmp_path_factory):
+def run(job, phantoms, cache_dir, tmp_path_factory):
     """A finished run in process, and its job."""
-    job = parse_job(
-        {
-            "name": "test-job",
-            "classes": ["normal", "opacity"],
-            "backbone": {"name": "squeezenet1_1", "weights": {"name": "random", "seed": 1}},
-            "image": {"size": 64},
-            "method": {"name": "fedprox", "rounds": 4},
-            "evaluation": {"test_fraction": 0.25, "validation_fraction": 0.2},
-            "seed": 3,
-        }
-    )
-    return job, simulate(job, phantoms, tmp_path_factory.mktemp("runs") / "one", cache_dir=cache_dir)
+    quick = job(method={"name": "fedprox", "rounds": 4})
+    return quick, simulate(quick, phantoms, tmp_path_factory.mktemp("runs") / "one", cache_dir=cache_dir)
 
 
 def test_the_run_directory_is_complete(run):
