@@ -1,13 +1,13 @@
-"""The frozen network: how it is built, where it is cut, which layers can be tapped.
+"""The frozen network as a chain of blocks: the features of its stages, and a cut before any block.
 
 `NETWORKS` has one row for each backbone of `common/backbones.py`; adding a backbone is one row in each table. Its weights
-come from `client/weights.py`.
+come from `client/weights.py`, the chains from `client/chains.py`.
 
 Letters: N images, D features, (3, H, W) images.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -15,145 +15,72 @@ from types import MappingProxyType
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Every torchvision classifier here takes RGB in [0, 1] normalised by these."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A layer whose pooled activations can be features: its path in the network and its width D."""
-
-    layer: str
-    features: int
+from client import chains
+from client.chains import IMAGENET_MEAN, IMAGENET_STD, OUTPUT
+from common.backbones import FeatureBlock
 
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """How a backbone is built and tapped.
+    """How a backbone is built and taken apart.
 
-    cut: from the classifier to the network that maps images (N, 3, H, W) to the features (N, D) of the last stage.
-    layout: of the activations of the earlier stages: `nchw`, `nhwc`, or `tokens` (N, T, D) with the class token first.
-    stages: shallow to deep; the last is the output of the cut network.
+    chain: its blocks in order; the last is `output`, which gives the features (N, D) of the last stage.
+    layout: of the activations at the earlier stages: `nchw`, `nhwc`, or `tokens` (N, T, D) with the class token first.
+        What enters `output` is `nchw` unless that stage is a vector only.
     """
 
     build: Callable[[], nn.Module]
-    cut: Callable[[nn.Module], nn.Module]
-    stages: tuple[Stage, ...]
+    chain: Callable[[nn.Module], chains.Chain]
     layout: str = "nchw"
-
-
-def _without(path: str) -> Callable[[nn.Module], nn.Module]:
-    """Replace one layer (the classifier's last) by the identity."""
-
-    def cut(network: nn.Module) -> nn.Module:
-        parent, _, name = path.rpartition(".")
-        setattr(network.get_submodule(parent), name, nn.Identity())
-        return network
-
-    return cut
-
-
-def _pooled_squeezenet(network: nn.Module) -> nn.Module:
-    """SqueezeNet classifies with a 1x1 convolution before pooling: pool its 512 maps instead."""
-    network.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return network
-
-
-def _stages(**features: int) -> tuple[Stage, ...]:
-    """Stages from layer=features, with `__` for a dot; the last is named `output`."""
-    return tuple(Stage(layer.replace("__", "."), width) for layer, width in features.items())
-
-
-def _resnet_stages(width: int) -> tuple[Stage, ...]:
-    return _stages(layer1=width, layer2=2 * width, layer3=4 * width, output=8 * width)
 
 
 _models = torchvision.models
 _inception = partial(_models.inception_v3, init_weights=False, transform_input=True)
-_SQUEEZENET_1_0 = _stages(features__5=256, features__10=512, output=512)
-_SQUEEZENET_1_1 = _stages(features__4=128, features__7=256, output=512)
 
 NETWORKS: Mapping[str, NetworkRow] = MappingProxyType(
     {
-        "resnet18": NetworkRow(_models.resnet18, _without("fc"), _resnet_stages(64)),
-        "resnet34": NetworkRow(_models.resnet34, _without("fc"), _resnet_stages(64)),
-        "resnet50": NetworkRow(_models.resnet50, _without("fc"), _resnet_stages(256)),
-        "vgg16": NetworkRow(
-            _models.vgg16,
-            _without("classifier.6"),
-            _stages(features__9=128, features__16=256, features__23=512, features__30=512, output=4096),
-        ),
-        "inception_v3": NetworkRow(
-            _inception, _without("fc"), _stages(Mixed_5d=288, Mixed_6e=768, Mixed_7a=1280, output=2048)
-        ),
-        "densenet121": NetworkRow(
-            _models.densenet121,
-            _without("classifier"),
-            _stages(features__denseblock1=256, features__denseblock2=512, features__denseblock3=1024, output=1024),
-        ),
-        "mobilenet_v2": NetworkRow(
-            _models.mobilenet_v2,
-            _without("classifier.1"),
-            _stages(features__3=24, features__6=32, features__13=96, output=1280),
-        ),
-        "mobilenet_v3_small": NetworkRow(
-            _models.mobilenet_v3_small,
-            _without("classifier"),
-            _stages(features__3=24, features__8=48, features__11=96, output=576),
-        ),
-        "mobilenet_v3_large": NetworkRow(
-            _models.mobilenet_v3_large,
-            _without("classifier"),
-            _stages(features__6=40, features__12=112, features__15=160, output=960),
-        ),
-        "efficientnet_b0": NetworkRow(
-            _models.efficientnet_b0,
-            _without("classifier"),
-            _stages(features__3=40, features__5=112, features__7=320, output=1280),
-        ),
-        "convnext_tiny": NetworkRow(
-            _models.convnext_tiny,
-            _without("classifier.2"),
-            _stages(features__1=96, features__3=192, features__5=384, output=768),
-        ),
-        "squeezenet1_0": NetworkRow(_models.squeezenet1_0, _pooled_squeezenet, _SQUEEZENET_1_0),
-        "squeezenet1_1": NetworkRow(_models.squeezenet1_1, _pooled_squeezenet, _SQUEEZENET_1_1),
-        "vit_b_16": NetworkRow(
-            _models.vit_b_16,
-            _without("heads"),
-            _stages(
-                encoder__layers__encoder_layer_2=768,
-                encoder__layers__encoder_layer_5=768,
-                encoder__layers__encoder_layer_8=768,
-                output=768,
-            ),
-            layout="tokens",
-        ),
-        "swin_t": NetworkRow(
-            _models.swin_t,
-            _without("head"),
-            _stages(features__1=96, features__3=192, features__5=384, output=768),
-            layout="nhwc",
-        ),
+        "resnet18": NetworkRow(_models.resnet18, chains.resnet),
+        "resnet34": NetworkRow(_models.resnet34, chains.resnet),
+        "resnet50": NetworkRow(_models.resnet50, chains.resnet),
+        "vgg16": NetworkRow(_models.vgg16, chains.vgg),
+        "inception_v3": NetworkRow(_inception, chains.inception),
+        "densenet121": NetworkRow(_models.densenet121, chains.densenet),
+        "mobilenet_v2": NetworkRow(_models.mobilenet_v2, chains.convolutional),
+        "mobilenet_v3_small": NetworkRow(_models.mobilenet_v3_small, chains.convolutional),
+        "mobilenet_v3_large": NetworkRow(_models.mobilenet_v3_large, chains.convolutional),
+        "efficientnet_b0": NetworkRow(_models.efficientnet_b0, chains.convolutional),
+        "convnext_tiny": NetworkRow(_models.convnext_tiny, chains.convnext),
+        "squeezenet1_0": NetworkRow(_models.squeezenet1_0, chains.convolutional),
+        "squeezenet1_1": NetworkRow(_models.squeezenet1_1, chains.convolutional),
+        "vit_b_16": NetworkRow(_models.vit_b_16, chains.vit, layout="tokens"),
+        "swin_t": NetworkRow(_models.swin_t, chains.swin, layout="nhwc"),
     }
 )
+
+_POSITIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({"nchw": (2, 3), "nhwc": (1, 2), "tokens": (1,)})
 
 
 class Backbone(nn.Module):
     """A frozen network, always in eval(): images (N, 3, H, W) float32 in [0, 1] to features (N, D) of its last stage.
 
+    network: the whole one, with the classifier that is not used; parameters have the names of its state_dict.
     digest: `digest_of` the whole network as its weights were loaded: one digest, one network.
+    blocks: names of the blocks of its chain, in order; a cut is an index among them, before that block.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, digest: str) -> None:
+    def __init__(self, row: NetworkRow, network: nn.Module, digest: str) -> None:
         super().__init__()
         self.network = network
         self.digest = digest
+        # A tuple hides the blocks from nn.Module: their layers are the network's and must not be listed twice.
+        self._chain = tuple(row.chain(network))
+        self._layout = row.layout
+        self.blocks = tuple(name for name, _ in self._chain)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
@@ -164,9 +91,78 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N, D)."""
-        features: Tensor = self.network((images - self.mean) / self.std)
-        return features.flatten(1)
+        """Features (N, D) of the last stage."""
+        return self._run(images, 0, len(self.blocks), ())[0]
+
+    def features(self, images: Tensor, wanted: Sequence[FeatureBlock]) -> Tensor:
+        """Pooled activations (N, D) of some stages, in the order of `wanted`; blocks after the last stage do not run.
+
+        The mean and the maximum are over positions. Of the last stage they are the network's own features (the mean,
+        and in ConvNeXt its normalisation) and the maximum over the map that they are the mean of.
+        """
+        return self.rest(images, 0, wanted)
+
+    def front(self, images: Tensor, cut: int, wanted: Sequence[FeatureBlock]) -> tuple[Tensor, Tensor]:
+        """The activation that enters block number `cut`, and the features (N, D) of the stages before it.
+
+        With cut 0 the activation is the images. If `wanted` has its stages in the order of the network, these features
+        and those of `rest` are, one after the other, those of `features`.
+        """
+        return self._run(images, 0, cut, wanted)
+
+    def rest(self, activation: Tensor, cut: int, wanted: Sequence[FeatureBlock]) -> Tensor:
+        """Features (N, D) of the stages from block number `cut` on, from the activation that enters it."""
+        stop = max((self.blocks.index(block.stage) + 1 for block in wanted), default=cut)
+        return self._run(activation, cut, stop, wanted)[1]
+
+    @property
+    def tunable_blocks(self) -> tuple[str, ...]:
+        """Names of the blocks that have parameters, in order."""
+        return tuple(name for name, block in self._chain if next(block.parameters(), None) is not None)
+
+    def cut_before(self, last_blocks: int) -> int:
+        """Where to cut so that the last blocks with parameters, that many, come after: 0 for all, the end for none."""
+        tunable = self.tunable_blocks
+        if last_blocks >= len(tunable):
+            return 0
+        return self.blocks.index(tunable[-last_blocks]) if last_blocks > 0 else len(self.blocks)
+
+    def parameters_from(self, cut: int, batch_norm: bool) -> dict[str, nn.Parameter]:
+        """Parameters of the blocks from number `cut` on, by name; `batch_norm`: also those of batch normalisations."""
+        inside = {id(parameter) for _, block in self._chain[cut:] for parameter in block.parameters()}
+        left_out = {} if batch_norm else self.batch_norms_from(cut)
+        return {
+            name: parameter
+            for name, parameter in self.network.named_parameters()
+            if id(parameter) in inside and name.rpartition(".")[0] not in left_out
+        }
+
+    def batch_norms_from(self, cut: int) -> dict[str, _BatchNorm]:
+        """Batch normalisations in the blocks from number `cut` on, by name."""
+        inside = {id(module) for _, block in self._chain[cut:] for module in block.modules()}
+        return {
+            name: module
+            for name, module in self.network.named_modules()
+            if id(module) in inside and isinstance(module, _BatchNorm)
+        }
+
+    def _run(self, x: Tensor, start: int, stop: int, wanted: Sequence[FeatureBlock]) -> tuple[Tensor, Tensor]:
+        """The activation after the blocks from `start` to before `stop`, and the features (N, D) of their stages."""
+        pooled: dict[FeatureBlock, Tensor] = {}
+        for number, (name, block) in enumerate(self._chain[start:stop], start):
+            entering = (x - self.mean) / self.std if number == 0 else x
+            x = block(entering)
+            pooled.update({one: self._pooled(one, entering, x) for one in wanted if one.stage == name})
+        parts = [pooled[one] for one in wanted if one in pooled]
+        return x, torch.cat(parts, 1) if parts else x.new_empty(len(x), 0)
+
+    def _pooled(self, wanted: FeatureBlock, entering: Tensor, leaving: Tensor) -> Tensor:
+        """Features (N, D) of one stage from what enters and what leaves its block."""
+        if wanted.stage == OUTPUT:
+            return entering.amax(_POSITIONS["nchw"]) if wanted.pool == "max" else leaving
+        values = leaving[:, 1:] if self._layout == "tokens" else leaving
+        positions = _POSITIONS[self._layout]
+        return values.amax(positions) if wanted.pool == "max" else values.mean(positions)
 
 
 def digest_of(network: nn.Module) -> str:

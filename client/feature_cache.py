@@ -1,6 +1,6 @@
 """Features of images on the hospital's own disk, so that an image passes the backbone once, ever.
 
-One SQLite file per feature space, keyed by the sha256 of the image file and the view: a changed image, other weights or another
+One SQLite file per network and preprocessing, keyed by the sha256 of the image file and the view: a changed image, other weights or another
 preprocessing can only miss. SQLite keeps it whole through a killed process and two processes at once; a damaged file is
 moved aside, a full disk ends the writing, not the work. Features are patient data: they stay in this folder.
 """
@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from common.errors import DataError
 from common.head import Float32
@@ -21,7 +22,7 @@ from common.head import Float32
 log = logging.getLogger(__name__)
 
 Key = tuple[bytes, int]
-"""sha256 of the image file (32 bytes), and the view (0 is the image as it is)."""
+"""sha256 of the image file (32 bytes), and the view (see `client/augmentation.py`; 0 is the image as it is)."""
 
 _BUSY_S = 60.0
 _KEYS_AT_ONCE = 500
@@ -36,14 +37,14 @@ def default_cache_dir() -> Path:
 
 
 class FeatureCache:
-    """The cache of one feature space of width D. Use it as a context manager.
+    """The cache of one extraction space, with vectors of width D. Use it as a context manager.
 
     Raises:
         DataError: the folder cannot be made or written at all.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, features: int) -> None:
-        self.path = folder / f"features-{fingerprint}.sqlite"
+    def __init__(self, folder: Path, space: str, features: int) -> None:
+        self.path = folder / f"features-{space}.sqlite"
         self._features = features
         self._writable = True
         try:
@@ -94,8 +95,8 @@ class FeatureCache:
         self.path.touch(0o600)
         return self._open()
 
-    def get(self, keys: Iterable[Key]) -> dict[Key, Float32]:
-        """The vectors (D,) float32 of those keys that are there.
+    def get(self, keys: Iterable[Key], columns: npt.NDArray[np.intp] | None = None) -> dict[Key, Float32]:
+        """The vectors (D,) float32 of those keys that are there, or the `columns` of them.
 
         Raises:
             DataError: the file can no longer be read.
@@ -103,7 +104,7 @@ class FeatureCache:
         wanted = list(dict.fromkeys(keys))
         try:
             try:
-                return self._get(wanted)
+                return self._get(wanted, columns)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:
@@ -113,7 +114,7 @@ class FeatureCache:
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
-    def _get(self, wanted: list[Key]) -> dict[Key, Float32]:
+    def _get(self, wanted: list[Key], columns: npt.NDArray[np.intp] | None) -> dict[Key, Float32]:
         found: dict[Key, Float32] = {}
         views_of: dict[bytes, set[int]] = {}
         for image, view in wanted:
@@ -125,7 +126,8 @@ class FeatureCache:
             query = f"SELECT image, view, vector FROM features WHERE image IN ({marks})"  # noqa: S608  question marks only
             for image, view, vector in self._database.execute(query, some):
                 if view in views_of[image] and len(vector) == 4 * self._features:
-                    found[image, view] = np.frombuffer(vector, np.float32)
+                    whole = np.frombuffer(vector, np.float32)
+                    found[image, view] = whole if columns is None else whole[columns]
         return found
 
     def put(self, vectors: dict[Key, Float32]) -> None:

@@ -7,21 +7,24 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from client.augmentation import view_of
+from client.augmentation import mirrored, upright, view_of
 from client.backbone import Backbone
 from client.device import decoding_threads, first_batch_size
 from client.feature_cache import FeatureCache, Key
 from client.images import load_image, to_input
 from client.progress import progress
+from common.backbones import FeatureBlock, feature_blocks
 from common.errors import DataError
 from common.head import Float32
 from common.job import Job
@@ -29,72 +32,123 @@ from common.job import Job
 log = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
-READING_VERSION = 1
+Result = TypeVar("Result")
+READING_VERSION = 2
 """Raise it when `client/images.py` gives other pixels than before: features cached with the old ones then miss."""
 _BATCHES_AHEAD = 3
 _UNREADABLE = b""
 
 
-def fingerprint_of(job: Job, backbone_digest: str) -> str:
-    """Name of the feature space (64 hex digits): equal exactly when network, preprocessing and layers are.
+def extraction_space(job: Job, backbone_digest: str) -> str:
+    """Name (64 hex digits) of what a cached vector depends on besides the image: network and preprocessing.
 
-    Views are not part of it: they are more examples in the same space.
+    All stages of the backbone are cached, so jobs that take other stages of the same network share the cache.
     """
-    space = {
-        "backbone": job.backbone.name,
-        "digest": backbone_digest,
-        "fit": job.image.fit,
-        "reading": READING_VERSION,
-        "size_px": job.size_px,
-        "stages": job.features.stages,
-    }
-    return hashlib.sha256(json.dumps(space, sort_keys=True).encode()).hexdigest()
+    return _sha256_of(
+        {
+            "backbone": job.backbone.name,
+            "digest": backbone_digest,
+            "fit": job.image.fit,
+            "reading": READING_VERSION,
+            "size_px": job.size_px,
+        }
+    )
+
+
+def fingerprint_of(job: Job, backbone_digest: str) -> str:
+    """Name of the feature space (64 hex digits): equal exactly when network, preprocessing, stages and mirroring are.
+
+    Augmented views are not part of it: they are more examples in the same space.
+    """
+    return _sha256_of(
+        {
+            "space": extraction_space(job, backbone_digest),
+            "blocks": [[block.stage, block.pool] for block in job.feature_blocks],
+            "mirror": job.features.mirror,
+        }
+    )
+
+
+def _sha256_of(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def all_blocks(name: str) -> tuple[FeatureBlock, ...]:
+    """Every stage of a backbone in every pooling: what is cached of an image."""
+    return feature_blocks(name, ("all",), ("mean", "max"))
+
+
+def columns_of(job: Job) -> npt.NDArray[np.intp]:
+    """Where the job's features (D,) are in a cached vector."""
+    cached = {(block.stage, block.pool): block for block in all_blocks(job.backbone.name)}
+    found = [cached[block.stage, block.pool] for block in job.feature_blocks]
+    return np.concatenate([np.arange(block.start, block.stop) for block in found])
+
+
+def views_of(job: Job, part: str) -> list[int]:
+    """The views of an image of one part: its augmented copies in training, each with its mirror image if the job mirrors."""
+    base = range(job.features.views if part == "train" else 1)
+    return [view for number in base for view in ([number, mirrored(number)] if job.features.mirror else [number])]
 
 
 class Extractor:
-    """A backbone on its device: pixels to features, in batches that fit into memory."""
+    """A backbone on its device: pixels to the features of all its stages, in batches that fit into memory."""
 
     def __init__(self, backbone: Backbone, device: torch.device, size_px: int) -> None:
-        self._backbone = backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._device = device
+        self.backbone = backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device
         self.batch_size = first_batch_size(device, size_px)
 
     @property
     def precision(self) -> str:
         """float32, or float16 where a GPU computes with automatic mixed precision."""
-        return "float16" if self._device.type == "cuda" else "float32"
+        return "float16" if self.device.type == "cuda" else "float32"
 
     def __call__(self, pixels: Pixels) -> Float32:
-        """Features (N, D) float32 of pixels (N, 3, H, W) uint8.
+        """Features (N, D) float32 of pixels (N, 3, H, W) uint8: all stages, all poolings.
 
         Raises:
             MemoryError: not even one image fits.
         """
-        done: list[Float32] = []
+        return np.concatenate(list(self.batches(pixels, self._forward)))
+
+    def batches(self, pixels: Pixels, function: Callable[[Tensor], Result]) -> Iterator[Result]:
+        """`function` of images (n, 3, H, W) float in [0, 1] on the device, batch by batch, in batches that fit.
+
+        Raises:
+            MemoryError: not even one image fits.
+        """
         start = 0
         while start < len(pixels):
             part = pixels[start : start + self.batch_size]
             try:
-                done.append(self._forward(part))
+                with torch.autocast(self.device.type, enabled=self.precision == "float16"):
+                    done = function(self.to_images(part))
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
-                if self.batch_size == 1:
-                    raise MemoryError("not even one image fits into the memory of the device") from error
-                self.batch_size = max(1, min(self.batch_size, len(part)) // 2)
-                log.warning("out of memory: going on with %d images at once", self.batch_size)
-                if self._device.type == "cuda":
-                    torch.cuda.empty_cache()
+                self._halve(len(part), error)
                 continue
+            yield done
             start += len(part)
-        return np.concatenate(done)
 
-    def _forward(self, pixels: Pixels) -> Float32:
-        with torch.inference_mode(), torch.autocast(self._device.type, enabled=self.precision == "float16"):
-            batch = torch.from_numpy(pixels).to(self._device, non_blocking=True)
-            images = batch.float().div_(255.0).contiguous(memory_format=torch.channels_last)
-            features: Float32 = self._backbone(images).float().cpu().numpy()
+    def to_images(self, pixels: Pixels) -> Tensor:
+        """Pixels (N, 3, H, W) uint8 as images in [0, 1] on the device."""
+        batch = torch.from_numpy(pixels).to(self.device, non_blocking=True)
+        return batch.float().div_(255.0).contiguous(memory_format=torch.channels_last)
+
+    def _forward(self, images: Tensor) -> Float32:
+        with torch.inference_mode():
+            features: Float32 = self.backbone.features(images, all_blocks(self.backbone.name)).float().cpu().numpy()
             return features
+
+    def _halve(self, tried: int, error: RuntimeError) -> None:
+        if self.batch_size == 1:
+            raise MemoryError("not even one image fits into the memory of the device") from error
+        self.batch_size = max(1, min(self.batch_size, tried) // 2)
+        log.warning("out of memory: going on with %d images at once", self.batch_size)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 _OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
@@ -109,33 +163,35 @@ def out_of_memory(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class Extraction:
-    """vectors: one (V, D) float32 for each image asked for, None for one that cannot be read.
+    """vectors: one (V, D) float32 for each image asked for, None for one that cannot be read. digests: sha256 of each file.
 
     decoded: images that were decoded; cached: images whose every view came from the cache.
     """
 
     vectors: list[Float32 | None]
+    digests: list[bytes]
     decoded: int
     cached: int
 
 
 def extract(
-    images: Sequence[tuple[Path, int]],
+    images: Sequence[tuple[Path, Sequence[int]]],
     extractor: Extractor,
     cache: FeatureCache,
     job: Job,
     skip_unreadable: bool = False,
 ) -> Extraction:
-    """Features of images, each given with its number of views V, from the cache or from the backbone.
+    """Features of images, each given with its views, from the cache or from the backbone.
 
     Raises:
         DataError: an image cannot be read (all of them are named), unless `skip_unreadable`.
         MemoryError: not even one image fits into the memory of the device.
     """
+    columns = columns_of(job)
     with ThreadPoolExecutor(decoding_threads()) as pool:
         digests = list(pool.map(_digest, [path for path, _ in images]))
-        wanted = [[(digest, view) for view in range(views)] for digest, (_, views) in zip(digests, images, strict=True)]
-        found = cache.get(key for keys in wanted for key in keys)
+        wanted = [[(digest, view) for view in views] for digest, (_, views) in zip(digests, images, strict=True)]
+        found = cache.get((key for keys in wanted for key in keys), columns)
         cached = sum(all(key in found for key in keys) for keys in wanted)
         missing = {
             key: path
@@ -146,12 +202,12 @@ def extract(
         problems = {_UNREADABLE: "it cannot be opened"}
         decoded: set[bytes] = set()
         with progress("images through the backbone", len(missing)) as advance:
-            for keys, pixels, unreadable in _batches(missing, job, extractor, pool):
+            for keys, pixels, unreadable in decoded_batches(missing, job, extractor.batch_size, pool):
                 problems.update(unreadable)
                 if keys:
-                    vectors = dict(zip(keys, extractor(np.stack(pixels)), strict=True))
+                    vectors = dict(zip(keys, extractor(pixels), strict=True))
                     cache.put(vectors)
-                    found.update(vectors)
+                    found.update({key: vector[columns] for key, vector in vectors.items()})
                     decoded.update(digest for digest, _ in keys)
                 advance(len(keys) + len(unreadable))
     # By digest, because several files may have the same damaged content: all of them are named.
@@ -162,6 +218,7 @@ def extract(
         raise DataError(_unreadable(unreadable_files))
     return Extraction(
         [np.stack([found[key] for key in keys]) if all(key in found for key in keys) else None for keys in wanted],
+        digests,
         len(decoded),
         cached,
     )
@@ -176,31 +233,45 @@ def _digest(path: Path) -> bytes:
         return _UNREADABLE
 
 
-def _batches(
-    missing: dict[Key, Path], job: Job, extractor: Extractor, pool: ThreadPoolExecutor
-) -> Iterator[tuple[list[Key], list[Pixels], dict[bytes, str]]]:
-    """Decoded batches, a few decoded ahead: their keys, their pixels, and the digests of undecodable files with why."""
-    waiting: deque[tuple[Key, Future[Pixels]]] = deque()
-    todo = iter(missing.items())
+def decoded_batches(
+    missing: Mapping[Key, Path], job: Job, batch_size: int, pool: ThreadPoolExecutor
+) -> Iterator[tuple[list[Key], Pixels, dict[bytes, str]]]:
+    """Decoded batches, a few decoded ahead: their keys, their pixels (N, 3, H, W), and undecodable files with why.
+
+    A view and its mirror image are decoded once.
+    """
+    waiting: deque[tuple[list[Key], Future[Pixels]]] = deque()
+    together: dict[tuple[bytes, int], list[Key]] = {}
+    for digest, view in missing:
+        together.setdefault((digest, upright(view)), []).append((digest, view))
+    todo = iter(together.items())
     while True:
-        while len(waiting) < _BATCHES_AHEAD * extractor.batch_size and (item := next(todo, None)) is not None:
-            key, path = item
-            waiting.append((key, pool.submit(_decode, path, key, job)))
+        while sum(len(keys) for keys, _ in waiting) < _BATCHES_AHEAD * batch_size and (item := next(todo, None)):
+            base, keys = item
+            waiting.append((keys, pool.submit(decode, missing[keys[0]], base, job)))
         if not waiting:
             return
-        keys: list[Key] = []
+        done: list[Key] = []
         pixels: list[Pixels] = []
         problems: dict[bytes, str] = {}
-        for key, future in [waiting.popleft() for _ in range(min(extractor.batch_size, len(waiting)))]:
+        while waiting and (not done or len(done) + len(waiting[0][0]) <= batch_size):
+            keys, future = waiting.popleft()
             try:
-                pixels.append(future.result())
-                keys.append(key)
+                decoded = future.result()
             except DataError as error:
-                problems[key[0]] = str(error)
-        yield keys, pixels, problems
+                problems[keys[0][0]] = str(error)
+                continue
+            done += keys
+            pixels += [decoded if view >= 0 else decoded[:, :, ::-1] for _, view in keys]
+        yield done, np.stack(pixels) if pixels else np.zeros((0, 3, 1, 1), np.uint8), problems
 
 
-def _decode(path: Path, key: Key, job: Job) -> Pixels:
+def decode(path: Path, key: Key, job: Job) -> Pixels:
+    """The network input (3, H, W) uint8 of one view of an image file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     return to_input(view_of(load_image(path), *key), job.size_px, job.image.fit)
 
 

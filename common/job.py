@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from common.backbones import BACKBONES, backbone_row
+from common.backbones import BACKBONES, FeatureBlock, backbone_row, feature_blocks
 from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError
-from common.methods import Count, Fraction, Positive
+from common.methods import DEFAULT as DEFAULT_METHOD
+from common.methods import METHODS, Count, Fraction, Positive
 from common.methods import Method as Method
+from common.modalities import MODALITIES, OTHER
+from common.tuning import Tune as Tune
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Selectable = Literal["auroc", "average_precision", "balanced_accuracy", "accuracy", "f1", "log_loss"]
@@ -99,18 +102,54 @@ class Image(Section):
 
 
 class Features(Section):
-    """What is taken from the backbone. `views` > 1 adds augmented copies of each training image."""
+    """What is taken from the backbone; what is left out is filled in by the job (`_fill_features`).
 
-    stages: Literal["last"] = "last"
+    stages: `all`, `last`, or a list of stages of the backbone. pool: how a stage becomes a vector. mirror: each image is
+    seen with its mirror image (both are examples in training, their scores are averaged in diagnosis). views > 1: that
+    many augmented copies of each training image.
+    """
+
+    stages: Literal["all", "last"] | Annotated[list[str], Field(min_length=1)]
+    pool: Annotated[list[Literal["mean", "max"]], Field(min_length=1, max_length=2)]
+    mirror: bool
     views: Annotated[int, Field(ge=1, le=32)] = 1
+
+    @field_validator("stages", "pool")
+    @classmethod
+    def _each_once(cls, names: Any) -> Any:
+        if isinstance(names, list) and len(set(names)) < len(names):
+            raise ValueError(f"each once, got {', '.join(names)}")
+        return names
+
+
+def _fill_features(given: Any, method: Any, modality: Any) -> Any:
+    """The features a job leaves open: several levels for the closed-form head, the last one for the others."""
+    if not isinstance(given, dict):
+        return given
+    name = method.get("name", DEFAULT_METHOD) if isinstance(method, dict) else method
+    row = METHODS.get(name) if isinstance(name, str) else None
+    closed = row is not None and not row.iterative
+    closed = closed or (isinstance(method, dict) and method.get("warm_start") == "analytic")
+    mirror = closed and isinstance(modality, str) and modality in MODALITIES and MODALITIES[modality].mirror
+    several = given.get("stages", "all" if closed else "last") != "last"
+    return {
+        "stages": "all" if closed else "last",
+        "pool": ["mean", "max"] if several else ["mean"],
+        "mirror": mirror,
+        **given,
+    }
 
 
 class Evaluation(Section):
-    """Parts of the data (fractions of patients) and the validation metric by which the best round is chosen."""
+    """Parts of the data (fractions of patients) and the validation metric by which the best round is chosen.
+
+    cross_site: every hospital also sends a head of its own examples alone, and every head is counted at every hospital.
+    """
 
     test_fraction: Fraction = 0.2
     validation_fraction: Fraction = 0.1
     select_by: Selectable = "auroc"
+    cross_site: bool = False
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -120,6 +159,13 @@ class Evaluation(Section):
                 f"got {self.test_fraction} + {self.validation_fraction}"
             )
         return self
+
+
+class Personalisation(Section):
+    """After the last round each hospital trains the global head on for `epochs` on its own examples, and keeps the result."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 5
+    lr: Positive = 0.002
 
 
 class DifferentialPrivacy(Section):
@@ -154,17 +200,34 @@ class Job(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     classes: Annotated[list[str], Field(min_length=2, max_length=1000)]
+    modality: str = OTHER
     other_labels: Literal["error", "skip"] = "error"
     backbone: Backbone
     image: Image = Image()
-    tune: Literal["head"] = "head"
-    features: Features = Features()
+    tune: Tune = Tune()
+    features: Features
     method: Method = Method()
     evaluation: Evaluation = Evaluation()
+    personalisation: Personalisation | None = None
     privacy: Privacy = Privacy()
     quorum: Quorum = Quorum()
     guard: Guard = Guard()
     seed: Seed = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        method, modality = value.get("method", DEFAULT_METHOD), value.get("modality", OTHER)
+        return {**value, "features": _fill_features(value.get("features", {}), method, modality)}
+
+    @field_validator("modality")
+    @classmethod
+    def _known_modality(cls, name: str) -> str:
+        if name not in MODALITIES:
+            raise ValueError(unknown("modality", name, list(MODALITIES)))
+        return name
 
     @field_validator("classes")
     @classmethod
@@ -187,6 +250,52 @@ class Job(Section):
             wanted = str(row.least_px) if row.least_px == row.most_px else f"{row.least_px} to {row.most_px}"
             raise ValueError(f"image.size: {self.backbone.name} takes {wanted} pixels, got {self.size_px}")
         return self
+
+    @model_validator(mode="after")
+    def _features_fit(self) -> Self:
+        try:
+            feature_blocks(self.backbone.name, self._stages(), self.features.pool)
+        except ConfigError as error:
+            raise ValueError(f"features.stages: {error}") from error
+        row = MODALITIES[self.modality]
+        if self.features.mirror and not row.mirror:
+            raise ValueError(f"features.mirror: not for modality {self.modality}: {row.why}")
+        return self
+
+    @model_validator(mode="after")
+    def _tuning_is_iterative(self) -> Self:
+        if self.tune.deep and not self.method.iterative:
+            raise ValueError(
+                f"tune: {self.tune.part} needs rounds of training, which method {self.method.name} has not; "
+                "write method: {name: fedavg, warm_start: analytic}"
+            )
+        if self.tune.local_batch_norm and self.evaluation.cross_site:
+            raise ValueError(
+                "evaluation.cross_site: with tune.batch_norm: local every hospital has a network of its own, so no head of "
+                "another hospital can be judged there"
+            )
+        if self.method.projection is not None and self.method.stage_subsets:
+            raise ValueError("method.projection mixes all stages: it goes with stage_subsets: false")
+        return self
+
+    def _stages(self) -> list[str]:
+        stages = self.features.stages
+        return [stages] if isinstance(stages, str) else list(stages)
+
+    @property
+    def feature_blocks(self) -> tuple[FeatureBlock, ...]:
+        """The pooled stages that make up the feature vector, as slices of it."""
+        return feature_blocks(self.backbone.name, self._stages(), self.features.pool)
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return self.feature_blocks[-1].stop
+
+    @property
+    def examples_per_image(self) -> int:
+        """Examples that one training image makes: its views, each with its mirror image if the job mirrors."""
+        return self.features.views * (2 if self.features.mirror else 1)
 
     @property
     def num_classes(self) -> int:

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -28,27 +28,58 @@ LOCAL_TRAINING: Mapping[str, object] = MappingProxyType(
         "weight_decay": 0.01,
         "class_weights": "none",
         "patience": None,
+        "warm_start": "none",
     }
 )
-"""Options every iterative method has: what each hospital does in one round."""
+"""Options every iterative method has: what each hospital does in one round, and where the first one starts."""
+
+RIDGE = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+"""Ridge strengths tried by default, relative to the number of examples: the penalty is strength x N."""
 
 
 @dataclass(frozen=True)
 class MethodRow:
-    """What a method is, which options it takes beyond `LOCAL_TRAINING` (with defaults), and where it comes from."""
+    """What a method is, which options it takes beyond `LOCAL_TRAINING` (with defaults), and where it comes from.
+
+    iterative: it trains in rounds and so takes `LOCAL_TRAINING` too. An option of the same name replaces that default.
+    """
 
     summary: str
     source: str
     options: Mapping[str, object] = field(default_factory=dict)
     min_hospitals: int = 1
+    iterative: bool = True
 
     def defaults(self) -> dict[str, object]:
         """All options of the method with their default values."""
-        return {**LOCAL_TRAINING, **self.options}
+        return {**(LOCAL_TRAINING if self.iterative else {}), **self.options}
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What a hospital does with its examples in one round; the fields are the options of the same names.
+
+    lr is the head's learning rate. proximal_mu: weight of the term that holds the weights near those sent (0: none).
+    """
+
+    epochs: int
+    lr: float
+    batch_size: int
+    optimizer: str
+    momentum: float
+    weight_decay: float
+    class_weights: str
+    proximal_mu: float
 
 
 METHODS: Mapping[str, MethodRow] = MappingProxyType(
     {
+        "analytic": MethodRow(
+            "one round of sums; the ridge head of all examples in closed form, whatever the split",
+            "Fanì et al. 2024, arXiv 2406.01116, equation 4; He et al. 2024, arXiv 2405.16240",
+            {"rounds": 1, "class_weights": "choose", "ridge": list(RIDGE), "stage_subsets": True, "projection": None},
+            iterative=False,
+        ),
         "fedavg": MethodRow(
             "mean of the hospitals' heads, weighted by their number of examples",
             "McMahan et al. 2017, arXiv 1602.05629, algorithm 1",
@@ -77,6 +108,15 @@ METHODS: Mapping[str, MethodRow] = MappingProxyType(
             "fedavg with momentum at the coordinator",
             "Hsu et al. 2019, arXiv 1909.06335, section 4.3",
             {"server_lr": 1.0, "server_momentum": 0.5},
+        ),
+        "scaffold": MethodRow(
+            "fedavg; control variates take the drift of unlike hospitals out of their steps; twice the bytes",
+            "Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, option II",
+            {"momentum": 0.0, "server_lr": 1.0},
+        ),
+        "fednova": MethodRow(
+            "mean of the hospitals' steps, each divided by how many it made; for hospitals of unlike size",
+            "Wang et al. 2020, arXiv 2007.07481, equation 6",
         ),
         "fedmedian": MethodRow(
             "coordinate-wise median of the hospitals' heads: stands up to a minority of wrong updates",
@@ -121,19 +161,26 @@ def method_row(name: str) -> MethodRow:
     return METHODS[name]
 
 
+DEFAULT = "analytic"
+
+
 class Method(Section):
     """The training method and its options; an option left out has the method's default."""
 
-    name: str = "fedavg"
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
-    local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
-    lr: Positive = 0.002
-    batch_size: Count = 64
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    momentum: Fraction = 0.9
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    class_weights: Literal["none", "balanced"] = "none"
+    name: str = DEFAULT
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
+    local_epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
+    lr: Positive | None = None
+    batch_size: Count | None = None
+    optimizer: Literal["sgd", "adam"] | None = None
+    momentum: Fraction | None = None
+    weight_decay: Annotated[float, Field(ge=0.0)] | None = None
+    class_weights: Literal["none", "balanced", "choose"] = "choose"
     patience: Count | None = None
+    warm_start: Literal["none", "analytic"] | None = None
+    ridge: Annotated[list[Positive], Field(min_length=1, max_length=16)] | None = None
+    stage_subsets: bool | None = None
+    projection: Annotated[int, Field(ge=2, le=65_536)] | None = None
     proximal_mu: Annotated[float, Field(ge=0.0)] | None = None
     server_lr: Positive | None = None
     server_momentum: Fraction | None = None
@@ -151,7 +198,7 @@ class Method(Section):
             value = {"name": value}
         if not isinstance(value, dict):
             return value
-        name = value.get("name", "fedavg")
+        name = value.get("name", DEFAULT)
         return {**METHODS[name].defaults(), **value} if isinstance(name, str) and name in METHODS else value
 
     @field_validator("name")
@@ -174,3 +221,54 @@ class Method(Section):
         if option in options and value is None and options[option] is not None:
             raise ValueError(f"expected a value, got null; leave the key out for the default, {options[option]}")
         return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.name == "analytic":
+            if self.rounds != 1:
+                raise ValueError(f"rounds: analytic has one round, got {self.rounds}; leave the key out")
+            return self
+        if self.class_weights == "choose":
+            raise ValueError("class_weights: choose is for analytic, which tries both; expected none or balanced")
+        if self.name == "scaffold" and (self.momentum or self.optimizer != "sgd"):
+            raise ValueError("scaffold: its control variates are those of plain steps: optimizer: sgd, momentum: 0")
+        if self.name == "fednova" and self.optimizer != "sgd":
+            raise ValueError("fednova: steps can be counted with optimizer: sgd only")
+        return self
+
+    @property
+    def iterative(self) -> bool:
+        """Whether the method trains in rounds."""
+        return METHODS[self.name].iterative
+
+    @property
+    def analytic(self) -> bool:
+        """Whether the closed-form head is asked for: as the result, or as the start of the rounds."""
+        return not self.iterative or self.warm_start == "analytic"
+
+    @property
+    def fit_rounds(self) -> int:
+        """Rounds of local training."""
+        return self.rounds if self.iterative else 0
+
+    @property
+    def local(self) -> LocalTraining:
+        """What a hospital does in one round of local training.
+
+        Raises:
+            ConfigError: the method has none.
+        """
+        epochs, lr, batch_size = self.local_epochs, self.lr, self.batch_size
+        optimizer, momentum, weight_decay = self.optimizer, self.momentum, self.weight_decay
+        if None in (epochs, lr, batch_size, optimizer, momentum, weight_decay):
+            raise ConfigError(f"method {self.name} has no local training")
+        return LocalTraining(
+            epochs=int(epochs or 0),
+            lr=float(lr or 0),
+            batch_size=int(batch_size or 0),
+            optimizer=str(optimizer),
+            momentum=float(momentum or 0),
+            weight_decay=float(weight_decay or 0),
+            class_weights=self.class_weights,
+            proximal_mu=self.proximal_mu or 0.0,
+        )

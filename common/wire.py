@@ -5,7 +5,8 @@ hospital checks every reply against the schema before it leaves, the coordinator
 with `problem_with`.
 How a packed message travels (Flower records, gRPC) is not known here.
 
-Shape letters: C classes, D features, M heads, B score bins, K calibration bins.
+Shape letters: C classes, D features, M heads, B score bins, K calibration bins; S sums per class (the features, or their
+projection, and the constant 1), T = S (S + 1) / 2.
 """
 
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from common.head import Head, Standardisation
-from common.metrics import CALIBRATION_BINS, SCORE_BINS, ClassificationCounts
+from common.job import Job
+from common.metrics import CALIBRATION_BINS, SCORE_BINS
+from common.model import TUNED
 
 PARTS = ("train", "validation", "test")
 """The parts the patients are split into, in the order of the rows of `Description.images`."""
@@ -26,6 +28,12 @@ EVALUATED_PARTS = ("validation", "test")
 
 MAX_HEADS = 64
 """Heads in one evaluate request, at most: each more is one more question about the same patients."""
+
+STATISTICS_DTYPE = "float32"
+"""Of the sums for the closed-form head: half the bytes of float64, and the same head (`benchmarks/statistics_dtype.py`)."""
+
+PERSONALISED = ("global", "personalised", "own")
+"""The models a hospital compares on its own patients, in the order of the counts of `personalise`."""
 
 AnyArray = npt.NDArray[np.generic]
 Field = str | int | float
@@ -56,7 +64,11 @@ class Schema:
     optional: Mapping[str, type] = field(default_factory=dict)
 
 
+CONTROL = "control."
+"""Before the name of an array in a message: the control variate that belongs to it (method scaffold)."""
+
 _IDENTITY: Mapping[str, type] = {"job-id": str, "fingerprint": str}
+_ABOUT: Mapping[str, type] = {"job": str, "fingerprint": str}
 _HEAD = {"weight": ArraySpec("float32", ("C", "D")), "bias": ArraySpec("float32", ("C",))}
 _HEADS = {"weight": ArraySpec("float32", ("M", "C", "D")), "bias": ArraySpec("float32", ("M", "C"))}
 _STANDARDISATION = {"mean": ArraySpec("float16", ("D",)), "scale": ArraySpec("float16", ("D",), positive=True)}
@@ -66,13 +78,18 @@ _COUNTS = {
     "calibration": ArraySpec("int64", ("M", 3, "K")),
     "losses": ArraySpec("int64", ("M", 2)),
 }
+COUNT_DTYPES: Mapping[str, str] = {name: spec.dtype for name, spec in _COUNTS.items()}
 
 REQUESTS: Mapping[str, Schema] = {
     "describe": Schema({}, {"job": str}),
-    "fit": Schema({**_HEAD, **_STANDARDISATION}, {"job": str, "fingerprint": str, "round": int}),
-    "evaluate": Schema({**_HEADS, **_STANDARDISATION}, {"job": str, "fingerprint": str, "part": str}),
+    "initial": Schema({}, _ABOUT),
+    "statistics": Schema({**_STANDARDISATION}, _ABOUT),
+    "fit": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "round": int}),
+    "evaluate": Schema({**_HEADS, **_STANDARDISATION}, {**_ABOUT, "part": str}),
+    "own": Schema({**_STANDARDISATION}, _ABOUT),
+    "personalise": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "part": str}),
 }
-"""What a coordinator may ask."""
+"""What a coordinator may ask; `request_schema` adds the arrays that the job tunes."""
 
 REPLIES: Mapping[str, Schema] = {
     "describe": Schema(
@@ -85,6 +102,7 @@ REPLIES: Mapping[str, Schema] = {
         {
             **_IDENTITY,
             "backbone-digest": str,
+            "tuned-digest": str,
             "examples": int,
             "other-labels": int,
             "unreadable": int,
@@ -93,18 +111,62 @@ REPLIES: Mapping[str, Schema] = {
         },
         {"hospital": str},
     ),
+    "initial": Schema({}, _IDENTITY),
+    "statistics": Schema(
+        {"gram": ArraySpec(STATISTICS_DTYPE, ("T",)), "class-sums": ArraySpec(STATISTICS_DTYPE, ("S", "C"))},
+        {**_IDENTITY, "examples": int},
+    ),
     "fit": Schema({**_HEAD, **_COUNTS}, {**_IDENTITY, "round": int, "examples": int, "loss-sum": float}),
     "evaluate": Schema({**_COUNTS}, {**_IDENTITY, "part": str}),
+    "own": Schema({**_HEAD}, {**_IDENTITY, "examples": int}),
+    "personalise": Schema({**_COUNTS}, {**_IDENTITY, "part": str}),
 }
-"""The whole list of what may leave a hospital, apart from `REFUSAL`. `docs/privacy.md` explains each entry."""
+"""The whole list of what may leave a hospital, apart from `REFUSAL` and the arrays that `reply_schema` adds for jobs that
+tune the backbone or use scaffold or fednova. `docs/privacy.md` explains each entry."""
+
+_CARRY_TUNED = {"requests": ("fit", "evaluate", "personalise"), "replies": ("initial", "fit")}
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of the backbone's arrays that a job tunes, by name; empty for `tune: head`."""
+
+
+def request_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
+    """What a request of a kind holds for this job."""
+    schema = REQUESTS[kind]
+    arrays = {**schema.arrays, **(_tuned(tuned) if kind in _CARRY_TUNED["requests"] else {})}
+    if kind == "fit" and job.method.name == "scaffold":
+        arrays |= _controls({**_HEAD, **_tuned(tuned)})
+    return Schema(arrays, schema.fields, schema.optional)
+
+
+def reply_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
+    """Exactly what a reply of a kind holds for this job."""
+    schema = REPLIES[kind]
+    arrays = {**schema.arrays, **(_tuned(tuned) if kind in _CARRY_TUNED["replies"] else {})}
+    fields = dict(schema.fields)
+    if kind == "fit" and job.method.name == "scaffold":
+        arrays |= _controls({**_HEAD, **_tuned(tuned)})
+    if kind == "fit" and job.method.name == "fednova":
+        fields["local-norm"] = float
+    return Schema(arrays, fields, schema.optional)
+
+
+def _tuned(shapes: Shapes) -> dict[str, ArraySpec]:
+    return {f"{TUNED}{name}": ArraySpec("float32", shape) for name, shape in shapes.items()}
+
+
+def _controls(trained: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
+    return {f"{CONTROL}{name}": spec for name, spec in trained.items()}
+
 
 REFUSAL = "refused"
 """The only field of a reply that declines; its value is a `RefusalCode`."""
 
 
-def dimensions(classes: int, features: int, heads: int = 1) -> dict[str, int]:
+def dimensions(job: Job, heads: int = 1) -> dict[str, int]:
     """The value of each shape letter."""
-    return {"C": classes, "D": features, "M": heads, "B": SCORE_BINS, "K": CALIBRATION_BINS}
+    sums = (job.method.projection or job.num_features) + 1
+    letters = {"C": job.num_classes, "D": job.num_features, "M": heads, "B": SCORE_BINS, "K": CALIBRATION_BINS}
+    return {**letters, "S": sums, "T": sums * (sums + 1) // 2}
 
 
 def problem_with(packed: Packed, schema: Schema, dims: Mapping[str, int]) -> str | None:
@@ -160,103 +222,3 @@ def _field_problem(value: object, kind: type) -> str | None:
     if isinstance(value, int | float) and not 0 <= value < 2**63:
         return f"expected {kind.__name__} from 0 and below 2**63, got one outside"
     return None
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a hospital says of itself for one job.
-
-    images (3, C) int64 and patients (3,) int64 by part (`PARTS`). sums and squares (D,) float64: of the features of the
-    training examples and of their squares. `decoded` and `cached`: images that were decoded, that came from the cache.
-    """
-
-    job_id: str
-    fingerprint: str
-    backbone_digest: str
-    images: npt.NDArray[np.int64]
-    patients: npt.NDArray[np.int64]
-    sums: npt.NDArray[np.float64]
-    squares: npt.NDArray[np.float64]
-    examples: int
-    other_labels: int
-    unreadable: int
-    decoded: int
-    cached: int
-
-    def pack(self) -> Packed:
-        """As a message."""
-        return Packed(
-            {"images": self.images, "patients": self.patients, "sums": self.sums, "squares": self.squares},
-            {
-                "job-id": self.job_id,
-                "fingerprint": self.fingerprint,
-                "backbone-digest": self.backbone_digest,
-                "examples": self.examples,
-                "other-labels": self.other_labels,
-                "unreadable": self.unreadable,
-                "decoded": self.decoded,
-                "cached": self.cached,
-            },
-        )
-
-    @classmethod
-    def unpack(cls, packed: Packed) -> "Description":
-        """From a message that has passed `problem_with`."""
-        fields, arrays = packed.fields, packed.arrays
-        return cls(
-            str(fields["job-id"]),
-            str(fields["fingerprint"]),
-            str(fields["backbone-digest"]),
-            arrays["images"].astype(np.int64),
-            arrays["patients"].astype(np.int64),
-            arrays["sums"].astype(np.float64),
-            arrays["squares"].astype(np.float64),
-            *(int(fields[name]) for name in ("examples", "other-labels", "unreadable", "decoded", "cached")),
-        )
-
-
-def pack_counts(counts: list[ClassificationCounts]) -> dict[str, AnyArray]:
-    """The arrays of the counts of M heads."""
-    return {name: np.stack([getattr(one, name) for one in counts]).astype(spec.dtype) for name, spec in _COUNTS.items()}
-
-
-def unpack_counts(arrays: Mapping[str, AnyArray]) -> list[ClassificationCounts]:
-    """Counts of M heads from arrays that have passed `problem_with`."""
-    stacks = {name: arrays[name].astype(np.int64) for name in _COUNTS}
-    return [
-        ClassificationCounts(**{name: stack[index] for name, stack in stacks.items()})
-        for index in range(len(stacks["losses"]))
-    ]
-
-
-def pack_head(head: Head) -> dict[str, AnyArray]:
-    """The arrays of one head."""
-    return {"weight": head.weight, "bias": head.bias}
-
-
-def pack_heads(heads: list[Head]) -> dict[str, AnyArray]:
-    """The arrays of M heads."""
-    return {"weight": np.stack([head.weight for head in heads]), "bias": np.stack([head.bias for head in heads])}
-
-
-def unpack_head(arrays: Mapping[str, AnyArray]) -> Head:
-    """One head from arrays that have passed `problem_with`."""
-    return Head(arrays["weight"].astype(np.float32), arrays["bias"].astype(np.float32))
-
-
-def unpack_heads(arrays: Mapping[str, AnyArray]) -> list[Head]:
-    """M heads from arrays that have passed `problem_with`."""
-    return [
-        Head(weight.astype(np.float32), bias.astype(np.float32))
-        for weight, bias in zip(arrays["weight"], arrays["bias"], strict=True)
-    ]
-
-
-def pack_standardisation(standardisation: Standardisation) -> dict[str, AnyArray]:
-    """The arrays of a standardisation."""
-    return {"mean": standardisation.mean, "scale": standardisation.scale}
-
-
-def unpack_standardisation(arrays: Mapping[str, AnyArray]) -> Standardisation:
-    """A standardisation from arrays that have passed `problem_with`."""
-    return Standardisation(arrays["mean"].astype(np.float16), arrays["scale"].astype(np.float16))

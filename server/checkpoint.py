@@ -1,9 +1,10 @@
 """The state of a run after a round, as one file: a run that is cut off goes on from it to the same bits."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -11,23 +12,26 @@ import safetensors.numpy
 
 from common.artifact import write_atomically
 from common.errors import ArtifactError
-from common.head import Float64, Head, Standardisation
+from common.head import Float64, Standardisation
 from common.metrics import Metrics
+from common.model import Model
 
-FORMAT = "consilium-checkpoint-1"
+FORMAT = "consilium-checkpoint-2"
 
 
 @dataclass(frozen=True)
 class Round:
-    """What happened in a round.
+    """What happened in a round. Number 0 is the closed-form start of a method that goes on from it.
 
-    lost: no quorum, so the head is the one before. train_loss: mean cross-entropy of the training examples, as met in the last
-    local epoch. update_norms: how far each hospital moved the head. dropped: neutral reason by hospital. validation: of the
+    lost: no quorum, so the model is the one before. answered: hospitals whose answer was used. train_loss: mean cross-entropy
+    of the training examples, as met in the last local epoch; None where there are no epochs. update_norms: how far each
+    hospital moved the model; empty where sums were sent. dropped: neutral reason by hospital. validation: of the
     head the round made, pooled over the hospitals that judged it; None until they have, or if none did.
     """
 
     number: int
     lost: bool
+    answered: Sequence[str]
     train_loss: float | None
     update_norms: Mapping[str, float]
     dropped: Mapping[str, str]
@@ -39,26 +43,33 @@ class Round:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """After the round `last`, not yet judged: the global head, the best head so far, and what the method remembers."""
+    """After the round `last`: the global model, the best model so far, and what the method remembers.
+
+    best_round is None before any round was judged. choice: how the closed-form head came about, if there is one.
+    """
 
     job_id: str
     fingerprint: str
     last: Round
-    head: Head
-    best_round: int
+    model: Model
+    best_round: int | None
     best_validation: Metrics | None
-    best_head: Head
+    best_model: Model
     standardisation: Standardisation
     strategy: Mapping[str, Float64]
+    choice: Mapping[str, object] | None = None
+
+    @property
+    def judged(self) -> bool:
+        """Whether the last round has been judged: that of the closed-form head is at once, the others by the next round."""
+        return self.last.validation is not None or self.best_round == self.last.number
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, all or nothing."""
     arrays = {
-        "head.weight": checkpoint.head.weight,
-        "head.bias": checkpoint.head.bias,
-        "best.weight": checkpoint.best_head.weight,
-        "best.bias": checkpoint.best_head.bias,
+        **{f"model.{name}": array for name, array in checkpoint.model.arrays().items()},
+        **{f"best.{name}": array for name, array in checkpoint.best_model.arrays().items()},
         "standardisation.mean": checkpoint.standardisation.mean,
         "standardisation.scale": checkpoint.standardisation.scale,
         **{f"strategy.{name}": array for name, array in checkpoint.strategy.items()},
@@ -70,6 +81,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "last": asdict(checkpoint.last),
         "best_round": checkpoint.best_round,
         "best_validation": asdict(checkpoint.best_validation) if checkpoint.best_validation else None,
+        "choice": checkpoint.choice,
     }
     data = safetensors.numpy.save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"consilium": json.dumps(meta)}
@@ -92,15 +104,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(
             job_id=meta["job_id"],
             fingerprint=meta["fingerprint"],
-            last=Round(**meta["last"]),
-            head=Head(arrays["head.weight"], arrays["head.bias"]),
-            best_round=int(meta["best_round"]),
+            last=_round(meta["last"]),
+            model=Model.from_arrays(_below("model.", arrays)),
+            best_round=meta["best_round"],
             best_validation=Metrics(**meta["best_validation"]) if meta["best_validation"] else None,
-            best_head=Head(arrays["best.weight"], arrays["best.bias"]),
+            best_model=Model.from_arrays(_below("best.", arrays)),
             standardisation=Standardisation(arrays["standardisation.mean"], arrays["standardisation.scale"]),
-            strategy={
-                name.removeprefix("strategy."): array for name, array in arrays.items() if name.startswith("strategy.")
-            },
+            strategy=_below("strategy.", arrays),
+            choice=meta["choice"],
         )
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"cannot read the checkpoint {path}: {error}") from error
+
+
+def _below(prefix: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _round(meta: Mapping[str, Any]) -> Round:
+    validation = meta["validation"]
+    return Round(**{**meta, "validation": Metrics(**validation) if validation else None})

@@ -4,15 +4,19 @@ A reason never repeats what a hospital wrote: it comes from our own words, names
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from common.errors import RefusalCode
-from common.head import Head
+from common.head import Standardisation
+from common.job import Job
+from common.messages import Description, unpack_counts
 from common.metrics import ClassificationCounts, Int64
-from common.wire import PARTS, REFUSAL, REPLIES, AnyArray, Description, Packed, problem_with, unpack_counts, unpack_head
+from common.model import TUNED, Model, digest_of_arrays
+from common.sums import Sums
+from common.wire import PARTS, REFUSAL, AnyArray, Packed, Shapes, dimensions, problem_with, reply_schema
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -24,18 +28,19 @@ _UNIT = 2.0**30
 class Expected:
     """What a reply of this kind must say.
 
-    dims: value of each shape letter. fields: exact values. examples: of the hospital, as it declared them, and support: its
-    images by part and class (3, C); start and max_update_norm: the head sent, and how far it may be moved.
+    heads: number of heads counted. tuned: shapes of the backbone's arrays that the job tunes. fields: exact values. part:
+    the patients that were counted. described: what the hospital said of itself. start: the model that was sent.
     """
 
     kind: str
-    dims: Mapping[str, int]
+    job: Job
+    heads: int = 1
+    tuned: Shapes = field(default_factory=dict)
     fields: Mapping[str, str | int] = field(default_factory=dict)
     part: str = "validation"
-    support: Int64 | None = None
-    examples: int = 0
-    start: Head | None = None
-    max_update_norm: float = np.inf
+    described: Description | None = None
+    standardisation: Standardisation | None = None
+    start: Model | None = None
 
 
 def screen(answers: list[Packed], expected: Expected) -> Packed | str:
@@ -46,7 +51,8 @@ def screen(answers: list[Packed], expected: Expected) -> Packed | str:
     code = first.fields.get(REFUSAL)
     if code is not None:
         return f"declined: {code}" if code in _CODES else "declined without a known code"
-    problem = problem_with(first, REPLIES[expected.kind], expected.dims) or _wrong_field(first, expected)
+    schema = reply_schema(expected.kind, expected.job, expected.tuned)
+    problem = problem_with(first, schema, dimensions(expected.job, expected.heads)) or _wrong_field(first, expected)
     if problem is None:
         problem = _CHECKS[expected.kind](first, expected)
     return first if problem is None else problem
@@ -69,8 +75,8 @@ def _wrong_field(packed: Packed, expected: Expected) -> str | None:
     return f"field '{wrong[0]}' is not the one of this request" if wrong else None
 
 
-def _describe_problem(packed: Packed, expected: Expected) -> str | None:  # noqa: ARG001
-    for name in ("fingerprint", "backbone-digest"):
+def _describe_problem(packed: Packed, expected: Expected) -> str | None:
+    for name in ("fingerprint", "backbone-digest", "tuned-digest"):
         if not _DIGEST.fullmatch(str(packed.fields[name])):
             return f"field '{name}': expected 64 hex digits"
     claimed = packed.fields.get("hospital")
@@ -80,7 +86,7 @@ def _describe_problem(packed: Packed, expected: Expected) -> str | None:  # noqa
     if told.examples == 0:
         return "no training examples"
     train = int(told.images[PARTS.index("train")].sum())
-    if train == 0 or told.examples % train:
+    if told.examples != train * expected.job.examples_per_image:
         return f"{told.examples} examples do not fit {train} training images"
     if (told.patients > told.images.sum(axis=1)).any():
         return "more patients than images"
@@ -90,21 +96,65 @@ def _describe_problem(packed: Packed, expected: Expected) -> str | None:  # noqa
     return None
 
 
+def _initial_problem(packed: Packed, expected: Expected) -> str | None:
+    wanted = expected.described.tuned_digest if expected.described else ""
+    given = {name.removeprefix(TUNED): array for name, array in packed.arrays.items()}
+    return None if digest_of_arrays(given) == wanted else "the initial arrays do not have the digest that was declared"
+
+
+def _statistics_problem(packed: Packed, expected: Expected) -> str | None:
+    told, standardisation = expected.described, expected.standardisation
+    if told is None or standardisation is None:
+        return None
+    examples = told.examples
+    train = told.images[PARTS.index("train")]
+    if packed.fields["examples"] != examples:
+        return f"another number of examples than the {examples} it declared"
+    sums = Sums.from_triangle(packed.arrays["gram"], packed.arrays["class-sums"])
+    if not np.array_equal(sums.class_counts, train * (examples // max(int(train.sum()), 1))) or sums.examples != examples:
+        return "the sums do not have the declared number of examples of each class"
+    if expected.job.method.projection is None and not _same_features(sums, told, standardisation):
+        return "the sums contradict the sums of features it described"
+    if not np.allclose(sums.class_sums.sum(axis=1), sums.gram[:, -1], rtol=1e-3, atol=1e-3 * examples):
+        return "the sums of the classes do not add up"
+    return sums.contradiction()
+
+
+def _same_features(sums: Sums, told: Description, standardisation: Standardisation) -> bool:
+    """Whether the sums of standardised features are those of the features described, but for rounding."""
+    mean, scale = standardisation.mean.astype(np.float64), standardisation.scale.astype(np.float64)
+    first = (told.sums - told.examples * mean) / scale
+    second = (told.squares - 2 * mean * told.sums + told.examples * mean**2) / scale**2
+    room = 1e-3 * (told.examples + np.abs(second)) + 1e-5 * told.examples * (mean / scale) ** 2
+    return bool(
+        (np.abs(sums.gram[:-1, -1] - first) <= room).all() and (np.abs(np.diag(sums.gram)[:-1] - second) <= room).all()
+    )
+
+
 def _fit_problem(packed: Packed, expected: Expected) -> str | None:
-    examples = int(packed.fields["examples"])
-    if not 0 < examples <= expected.examples:
-        return f"{examples} examples; it declared {expected.examples}"
+    problem = _examples_problem(packed, expected)
+    if problem:
+        return problem
+    if "local-norm" in packed.fields and not packed.fields["local-norm"]:
+        return "field 'local-norm': expected more than 0"
     if expected.start is not None:
-        norm = unpack_head(packed.arrays).distance(expected.start)
-        if not norm <= expected.max_update_norm:
-            return f"the change has norm {norm:.3g}; guard.max_update_norm is {expected.max_update_norm:g}"
+        bound = expected.job.guard.max_update_norm
+        norm = Model.from_arrays(packed.arrays).distance(expected.start)
+        if not norm <= bound:
+            return f"the change has norm {norm:.3g}; guard.max_update_norm is {bound:g}"
     return _evaluate_problem(packed, expected)
 
 
+def _examples_problem(packed: Packed, expected: Expected) -> str | None:
+    declared = expected.described.examples if expected.described else 0
+    examples = int(packed.fields["examples"])
+    return None if 0 < examples <= declared else f"{examples} examples; it declared {declared}"
+
+
 def _evaluate_problem(packed: Packed, expected: Expected) -> str | None:
-    if expected.support is None:
+    if expected.described is None:
         return None
-    support = expected.support[PARTS.index(expected.part)]
+    support = expected.described.images[PARTS.index(expected.part)]
     for counts in unpack_counts(packed.arrays):
         problem = counts_problem(counts, support)
         if problem:
@@ -133,4 +183,12 @@ def counts_problem(counts: ClassificationCounts, support: Int64) -> str | None:
     return None
 
 
-_CHECKS = {"describe": _describe_problem, "fit": _fit_problem, "evaluate": _evaluate_problem}
+_CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {
+    "describe": _describe_problem,
+    "initial": _initial_problem,
+    "statistics": _statistics_problem,
+    "fit": _fit_problem,
+    "evaluate": _evaluate_problem,
+    "own": _examples_problem,
+    "personalise": _evaluate_problem,
+}

@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.backbones import backbone_row
 from common.errors import FederationError
 from common.job import Job
-from common.wire import Description, dimensions
+from common.messages import Description
 from server.exchange import Asked
 from server.guard import Expected, screen
 
@@ -62,8 +61,7 @@ def accept_members(job: Job, nodes: Mapping[int, str], asked: Asked, needed: int
     Raises:
         FederationError: fewer than `needed` are left; says why each was dropped.
     """
-    dims = dimensions(job.num_classes, backbone_row(job.backbone.name).features)
-    expected = Expected("describe", dims, {"job-id": job.job_id})
+    expected = Expected("describe", job, fields={"job-id": job.job_id})
     dropped = {_fallback_name(node, nodes): reason for node, reason in asked.failures.items()}
     described: dict[int, tuple[str, Description]] = {}
     for node, answers in sorted(asked.answers.items()):
@@ -79,10 +77,10 @@ def accept_members(job: Job, nodes: Mapping[int, str], asked: Asked, needed: int
         name = nodes.get(node) or (claimed if free else _fallback_name(node, nodes))
         members.append(Member(name, node, description))
     members.sort(key=lambda member: member.name)
-    spaces = Counter(member.description.fingerprint for member in members)
+    spaces = Counter(_space(member.description) for member in members)
     shared = min(spaces, key=lambda space: (-spaces[space], space)) if spaces else ""
     for member in members:
-        if member.description.fingerprint != shared:
+        if _space(member.description) != shared:
             dropped[member.name] = "another feature space than most hospitals (other weights or preprocessing)"
     members = [member for member in members if member.name not in dropped]
     if len(members) < needed:
@@ -92,6 +90,11 @@ def accept_members(job: Job, nodes: Mapping[int, str], asked: Asked, needed: int
             "The reason in full is in that hospital's own log"
         )
     return Members(tuple(members), dropped)
+
+
+def _space(description: Description) -> str:
+    """What must be equal before anything is combined: the features, and the arrays that are tuned."""
+    return f"{description.fingerprint} {description.tuned_digest}"
 
 
 def _fallback_name(node: int, nodes: Mapping[int, str]) -> str:

@@ -1,4 +1,4 @@
-"""The one round loop: describe, n rounds of fit, evaluate. Whoever wants to watch or to save gives hooks.
+"""The one round loop: describe, the closed-form head, n rounds of fit, evaluate. Whoever wants to watch or to save gives hooks.
 
 A round asks every hospital, lets the guard look at each answer, and combines what is left. A hospital that declines, hangs
 or sends nonsense costs its own update only; a round without a quorum changes nothing.
@@ -6,31 +6,25 @@ or sends nonsense costs its own update only; a round without a quorum changes no
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.backbones import backbone_row
 from common.errors import ArtifactError, FederationError
-from common.head import Head, Standardisation
+from common.head import Float32, Head, Standardisation
 from common.job import Job
-from common.metrics import ClassificationCounts, Metrics, better, derive
-from common.wire import (
-    AnyArray,
-    Packed,
-    dimensions,
-    pack_head,
-    pack_heads,
-    pack_standardisation,
-    unpack_counts,
-    unpack_head,
-)
+from common.messages import unpack_counts
+from common.metrics import ClassificationCounts, Metrics, derive
+from common.model import TUNED, Model
+from common.wire import CONTROL, Packed
+from server.afterwards import Afterwards, afterwards
 from server.checkpoint import Checkpoint, Round
-from server.exchange import Asked, Exchange
-from server.guard import Expected, screen
+from server.closed_form import closed_form, improves
+from server.exchange import Exchange
 from server.members import Members, accept_members
 from server.meter import Meter
+from server.questions import Answers, Questions, pooled
 from server.strategies import Aggregator, Update, hospitals_needed
 
 log = logging.getLogger(__name__)
@@ -50,10 +44,13 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished run. `head` (C, D) reads raw features; `test` has the counts of each hospital's test patients."""
+    """A finished run. The head of `model` (C, D) reads raw features; `test` has the counts of each hospital's test patients.
+
+    choice: how the closed-form head came about; None without one. after: what was asked when the model was there.
+    """
 
     members: Members
-    head: Head
+    model: Model
     best_round: int
     rounds: int
     test: Mapping[str, ClassificationCounts]
@@ -61,6 +58,8 @@ class Outcome:
     bytes_down: int
     bytes_up: int
     seconds: Mapping[str, float]
+    choice: Mapping[str, object] | None
+    after: Afterwards
 
 
 def run_job(job: Job, exchange: Exchange, hooks: Hooks | None = None, resume: Checkpoint | None = None) -> Outcome:
@@ -75,33 +74,53 @@ def run_job(job: Job, exchange: Exchange, hooks: Hooks | None = None, resume: Ch
     with meter.phase("total"):
         with meter.phase("describe"):
             members = _describe(job, exchange, meter)
+            _require_same(job, members, resume)
+            standardisation = resume.standardisation if resume else _standardisation(members)
+            questions = Questions(job, exchange, members, meter, standardisation)
+            pretrained = _initial(questions) if job.tune.deep else {}
+            questions = replace(questions, tuned={name: array.shape for name, array in pretrained.items()})
         for described in hooks.described:
             described(members)
-        training = _Training(job, exchange, members, hooks, meter, resume)
+        training = _Training(questions, hooks, pretrained, resume)
         training.run()
         with meter.phase("evaluate"):
-            test, dropped = training.evaluate(training.best_head, "test")
+            test, dropped = questions.count(training.best_model, "test", training.done)
+        after = afterwards(questions, training.best_model, pretrained)
     if not test:
         log.warning("no hospital evaluated the model on test patients: %s", dropped)
     return Outcome(
         members=members,
-        head=training.standardisation.fold(training.best_head),
-        best_round=training.best_round,
+        model=Model(standardisation.fold(training.best_model.head), training.best_model.tuned),
+        best_round=training.best_round or 0,
         rounds=training.done,
         test=test,
         test_dropped=dropped,
         bytes_down=meter.bytes_down,
         bytes_up=meter.bytes_up,
         seconds=meter.seconds,
+        choice=training.choice,
+        after=after,
     )
 
 
 def _describe(job: Job, exchange: Exchange, meter: Meter) -> Members:
-    needed = max(job.quorum.min_hospitals, hospitals_needed(job.method))
+    needed = _needed(job)
     nodes = exchange.wait_for(needed, job.quorum.deadline_s)
     asked = exchange.ask("describe", Packed({}, {"job": job.canonical_json()}), nodes, 0, job.quorum.deadline_s)
     meter.count(asked)
     return accept_members(job, nodes, asked, needed)
+
+
+def _needed(job: Job) -> int:
+    """The least number of usable answers in a round."""
+    return max(job.quorum.min_hospitals, hospitals_needed(job.method))
+
+
+def _require_same(job: Job, members: Members, resume: Checkpoint | None) -> None:
+    if resume and (resume.job_id, resume.fingerprint) != (job.job_id, members.fingerprint):
+        raise ArtifactError(
+            "the checkpoint is of another job or another feature space; resume the job it was made by"
+        )
 
 
 def _standardisation(members: Members) -> Standardisation:
@@ -114,35 +133,54 @@ def _standardisation(members: Members) -> Standardisation:
     )
 
 
-class _Training:
-    """The rounds of one run: the global head, and the best one so far by the validation patients.
+def _initial(questions: Questions) -> dict[str, Float32]:
+    """The backbone's arrays that the job tunes, as pretrained: from one hospital, with the digest that all declared.
 
-    The head a round makes is judged by the replies of the next round, and the last one by a question of its own.
+    Their shapes are not known here, so a hostile hospital could send others; the digest rules that out.
+
+    Raises:
+        FederationError: no hospital sent them.
+    """
+    reasons: dict[str, str] = {}
+    for node, member in questions.members.by_node().items():
+        told = questions.ask("initial", nodes={node: member.name})
+        reasons |= told.dropped
+        for reply in told.good.values():
+            return {name.removeprefix(TUNED): array.astype(np.float32) for name, array in reply.arrays.items()}
+    raise FederationError(f"no hospital sent the pretrained arrays that the job tunes: {_listed(reasons)}")
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+
+class _Training:
+    """The rounds of one run: the global model, and the best one so far by the validation patients.
+
+    The model a round makes is judged by the replies of the next round, and the last one by a question of its own.
     """
 
     def __init__(
-        self, job: Job, exchange: Exchange, members: Members, hooks: Hooks, meter: Meter, resume: Checkpoint | None
+        self, questions: Questions, hooks: Hooks, pretrained: Mapping[str, Float32], resume: Checkpoint | None
     ) -> None:
-        self._job, self._exchange, self._members, self._hooks, self._meter = job, exchange, members, hooks, meter
-        self._aggregator = Aggregator(job.method)
-        self._dims = dimensions(job.num_classes, backbone_row(job.backbone.name).features)
-        self._dropped: Mapping[str, str] = members.dropped
+        self._job, self._questions, self._hooks = questions.job, questions, hooks
+        self._meter = questions.meter
+        self._aggregator = Aggregator(self._job.method) if self._job.method.iterative else None
+        self._dropped: Mapping[str, str] = questions.members.dropped
+        self.best_round: int | None = None
+        self.choice: Mapping[str, object] | None = None
         if resume is None:
-            self.standardisation = _standardisation(members)
-            self._head = self.best_head = Head.zeros(job.num_classes, self._dims["D"])
+            head = Head.zeros(self._job.num_classes, self._job.num_features)
+            self._model = self.best_model = Model(head, pretrained)
             self._best_validation: Metrics | None = None
             self._pending: Round | None = None
-            self.best_round = self.done = 0
+            self.done = -1 if self._job.method.analytic else 0
             return
-        if (resume.job_id, resume.fingerprint) != (job.job_id, members.fingerprint):
-            raise ArtifactError(
-                "the checkpoint is of another job or another feature space; resume the job it was made by"
-            )
-        self.standardisation = resume.standardisation
-        self._head, self.best_head = resume.head, resume.best_head
+        self._model, self.best_model, self.choice = resume.model, resume.best_model, resume.choice
         self._best_validation, self.best_round = resume.best_validation, resume.best_round
-        self._pending, self.done = resume.last, resume.last.number
-        self._aggregator.restore(resume.strategy)
+        self._pending, self.done = None if resume.judged else resume.last, resume.last.number
+        if self._aggregator is not None:
+            self._aggregator.restore(resume.strategy)
 
     def run(self) -> None:
         """The rounds that are left; fewer if validation no longer improves or the quorum stays away.
@@ -150,14 +188,16 @@ class _Training:
         Raises:
             FederationError: no round had a quorum.
         """
+        if self.done < 0:
+            self._closed_form()
         lost = 0
-        while self.done < self._job.method.rounds and lost < LOST_ROUNDS_IN_A_ROW:
-            sent = self._head
+        while self.done < self._job.method.fit_rounds and lost < LOST_ROUNDS_IN_A_ROW:
+            sent = self._model
             made, judged = self._fit(self.done + 1)
             if self._pending is not None:
                 self._judge(self._pending, sent, judged)
                 patience = self._job.method.patience
-                if patience is not None and self._pending.number - self.best_round >= patience:
+                if patience is not None and self._pending.number - (self.best_round or 0) >= patience:
                     self._pending = None
                     break
             self._pending, self.done = made, made.number
@@ -166,121 +206,107 @@ class _Training:
                 self._save(made)
         if self._pending is not None:
             with self._meter.phase("evaluate"):
-                counts, _ = self.evaluate(self._head, "validation")
-            self._judge(self._pending, self._head, _pooled(counts.values()))
-        if self.best_round == 0:
-            raise FederationError(
-                "no round had a quorum, so there is no model: "
-                + "; ".join(f"{name}: {reason}" for name, reason in self._dropped.items())
-            )
+                counts, _ = self._questions.count(self._model, "validation", self.done)
+            self._judge(self._pending, self._model, pooled(list(counts.values())))
+        if self.best_round is None:
+            raise FederationError(f"no round had a quorum, so there is no model: {_listed(self._dropped)}")
+
+    def _closed_form(self) -> None:
+        """The closed-form head: round 1 of method analytic, round 0 of a method that goes on from it."""
+        with self._meter.phase("statistics"):
+            for _ in range(LOST_ROUNDS_IN_A_ROW):
+                found = closed_form(self._questions, _needed(self._job))
+                if found is not None:
+                    break
+            else:
+                raise FederationError(f"no round had a quorum, so there is no model: {_listed(self._dropped)}")
+        made = Round(
+            number=0 if self._job.method.iterative else 1,
+            lost=False,
+            answered=sorted(found.answers.good),
+            train_loss=None,
+            update_norms={},
+            dropped=found.answers.dropped,
+            bytes_down=found.answers.asked.bytes_down,
+            bytes_up=found.answers.asked.bytes_up,
+            seconds=found.seconds,
+            validation=found.validation,
+        )
+        self._model = self.best_model = Model(found.head, self._model.tuned)
+        self.best_round = self.done = made.number
+        self._best_validation, self.choice = found.validation, found.choice
+        self._save(made)
+        for judged in self._hooks.judged:
+            judged(made)
 
     def _fit(self, number: int) -> tuple[Round, ClassificationCounts | None]:
-        """One round: what happened, and the pooled validation counts of the head that was sent."""
+        """One round: what happened, and the pooled validation counts of the model that was sent."""
         start = time.perf_counter()
         with self._meter.phase("fit"):
-            request = self._request(pack_head(self._head), {"round": number})
-            good, dropped, asked = self._ask("fit", request, number, {"round": number}, "validation")
-            heads = {name: unpack_head(reply.arrays) for name, reply in good.items()}
-            updates = [Update(name, head, int(good[name].fields["examples"])) for name, head in heads.items()]
-            norms = {name: head.distance(self._head) for name, head in sorted(heads.items())}
-            lost = len(updates) < max(self._job.quorum.min_hospitals, hospitals_needed(self._job.method))
-            if not lost:
-                self._head = self._aggregator.combine(number, self._head, updates)
-        for name, reason in dropped.items():
+            told = self._ask_fit(number)
+            updates = [_update(name, reply) for name, reply in told.good.items()]
+            lost = len(updates) < _needed(self._job)
+            norms = {update.hospital: update.model.distance(self._model) for update in updates}
+            if not lost and self._aggregator is not None:
+                self._model = self._aggregator.combine(number, self._model, updates)
+        for name, reason in told.dropped.items():
             log.warning("round %d goes on without %s: %s", number, name, reason)
         examples = sum(update.examples for update in updates)
-        self._dropped = dropped
+        self._dropped = told.dropped
         made = Round(
             number=number,
             lost=lost,
-            train_loss=sum(float(reply.fields["loss-sum"]) for reply in good.values()) / examples if examples else None,
+            answered=sorted(told.good),
+            train_loss=sum(_loss_sum(reply) for reply in told.good.values()) / examples if examples else None,
             update_norms=norms,
-            dropped=dropped,
-            bytes_down=asked.bytes_down,
-            bytes_up=asked.bytes_up,
+            dropped=told.dropped,
+            bytes_down=told.asked.bytes_down,
+            bytes_up=told.asked.bytes_up,
             seconds=time.perf_counter() - start,
         )
-        return made, _pooled(unpack_counts(reply.arrays)[0] for reply in good.values())
+        return made, pooled([unpack_counts(reply.arrays)[0] for reply in told.good.values()])
 
-    def evaluate(self, head: Head, part: str) -> tuple[dict[str, ClassificationCounts], dict[str, str]]:
-        """Counts of a head on one part of the data, by hospital, and the hospitals that gave none."""
-        request = self._request(pack_heads([head]), {"part": part})
-        good, dropped, _ = self._ask("evaluate", request, self.done, {"part": part}, part)
-        return {name: unpack_counts(reply.arrays)[0] for name, reply in sorted(good.items())}, dropped
+    def _ask_fit(self, number: int) -> Answers:
+        control = self._aggregator.sent_along(self._model) if self._aggregator else {}
+        arrays = {**self._model.arrays(), **{f"{CONTROL}{name}": array for name, array in control.items()}}
+        return self._questions.ask("fit", arrays, {"round": number}, number, "validation", start=self._model)
 
-    def _request(self, arrays: Mapping[str, AnyArray], fields: Mapping[str, str | int]) -> Packed:
-        return Packed(
-            {**arrays, **pack_standardisation(self.standardisation)},
-            {"job": self._job.canonical_json(), "fingerprint": self._members.fingerprint, **fields},
-        )
-
-    def _ask(
-        self, kind: str, request: Packed, number: int, fields: Mapping[str, str | int], part: str
-    ) -> tuple[dict[str, Packed], dict[str, str], Asked]:
-        """Ask all members: the good replies by hospital, why others have none, and what was sent."""
-        members = self._members.by_node()
-        asked = self._exchange.ask(kind, request, members, number, self._job.quorum.deadline_s)
-        self._meter.count(asked)
-        exact = {"job-id": self._job.job_id, "fingerprint": self._members.fingerprint, **fields}
-        good: dict[str, Packed] = {}
-        dropped = {members[node].name: reason for node, reason in asked.failures.items()}
-        for node, answers in asked.answers.items():
-            member = members[node]
-            expected = Expected(
-                kind=kind,
-                dims=self._dims,
-                fields=exact,
-                part=part,
-                support=member.description.images,
-                examples=member.description.examples,
-                start=self._head,
-                max_update_norm=self._job.guard.max_update_norm,
-            )
-            checked = screen(answers, expected)
-            if isinstance(checked, str):
-                dropped[member.name] = checked
-            else:
-                good[member.name] = checked
-        return good, dict(sorted(dropped.items())), asked
-
-    def _judge(self, made: Round, head: Head, counts: ClassificationCounts | None) -> None:
-        """Record a round with the validation metrics of its head, and keep the head if it is the best so far."""
+    def _judge(self, made: Round, model: Model, counts: ClassificationCounts | None) -> None:
+        """Record a round with the validation metrics of its model, and keep the model if it is the best so far."""
         metrics = derive(counts) if counts is not None else None
-        if not made.lost and _improves(metrics, self._best_validation, self._job.evaluation.select_by):
-            self.best_head, self.best_round, self._best_validation = head, made.number, metrics
+        if not made.lost and improves(metrics, self._best_validation, self._job.evaluation.select_by):
+            self.best_model, self.best_round, self._best_validation = model, made.number, metrics
         for judged in self._hooks.judged:
             judged(replace(made, validation=metrics))
 
     def _save(self, made: Round) -> None:
         state = Checkpoint(
             job_id=self._job.job_id,
-            fingerprint=self._members.fingerprint,
+            fingerprint=self._questions.members.fingerprint,
             last=made,
-            head=self._head,
+            model=self._model,
             best_round=self.best_round,
             best_validation=self._best_validation,
-            best_head=self.best_head,
-            standardisation=self.standardisation,
-            strategy=self._aggregator.state(),
+            best_model=self.best_model,
+            standardisation=self._questions.standardisation,
+            strategy=self._aggregator.state() if self._aggregator else {},
+            choice=self.choice,
         )
         for checkpoint in self._hooks.checkpoint:
             checkpoint(state)
 
 
-def _improves(candidate: Metrics | None, incumbent: Metrics | None, select_by: str) -> bool:
-    """Whether a head is better on validation patients: by the chosen metric, then by log loss (few patients tie often).
+def _update(hospital: str, reply: Packed) -> Update:
+    """The update in a reply that has passed the guard."""
+    control = {
+        name.removeprefix(CONTROL): array.astype(np.float32)
+        for name, array in reply.arrays.items()
+        if name.startswith(CONTROL)
+    }
+    norm = reply.fields.get("local-norm")
+    model = Model.from_arrays({name: array.astype(np.float32) for name, array in reply.arrays.items()})
+    return Update(hospital, model, int(reply.fields["examples"]), control or None, None if norm is None else float(norm))
 
-    Without any validation the later head is taken.
-    """
-    new, old = (getattr(metrics, select_by, None) for metrics in (candidate, incumbent))
-    if new == old and candidate and incumbent and candidate.log_loss is not None:
-        return better("log_loss", candidate.log_loss, incumbent.log_loss)
-    return old is None or better(select_by, new, old)
 
-
-def _pooled(counts: Iterable[ClassificationCounts]) -> ClassificationCounts | None:
-    """The sum of some counts; None of none."""
-    total: ClassificationCounts | None = None
-    for one in counts:
-        total = one if total is None else total + one
-    return total
+def _loss_sum(reply: Packed) -> float:
+    return float(reply.fields["loss-sum"])

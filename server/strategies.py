@@ -1,15 +1,17 @@
 """The arithmetic of each method, by Flower's own strategies, fed only with updates that have passed the guard.
 
+scaffold and fednova, which Flower has not, are in `server.heterogeneity.py`.
 Flower's `Strategy.start` is not used: our round loop (`server/rounds.py`) asks, checks and records; a strategy only combines.
 Updates are combined in the order of the hospitals' names and in float64, so the order of arrival changes nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import (
     Bulyan,
@@ -28,23 +30,30 @@ from flwr.serverapp.strategy.fedopt import FedOpt
 
 from common.config_file import unknown
 from common.errors import ConfigError, FederationError
-from common.head import Float64, Head
+from common.head import Float64
 from common.job import Method
 from common.methods import method_row
+from common.model import Model
+from server.heterogeneity import FedNova, Scaffold
 
-_HEAD_ARRAYS = ("weight", "bias")
+Arrays = Mapping[str, Float64]
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one hospital sent for one round."""
+    """What one hospital sent for one round.
+
+    control: change of its control variate by array (scaffold). local_norm: how many plain steps its steps weigh (fednova).
+    """
 
     hospital: str
-    head: Head
+    model: Model
     examples: int
+    control: Mapping[str, npt.NDArray[np.float32]] | None = None
+    local_norm: float | None = None
 
 
-STRATEGIES: Mapping[str, Callable[[Method], FedAvg]] = MappingProxyType(
+STRATEGIES: Mapping[str, Callable[[Method], FedAvg | Scaffold | FedNova]] = MappingProxyType(
     {
         "fedavg": lambda _: FedAvg(),
         "fedprox": lambda method: FedProx(proximal_mu=method.proximal_mu or 0.0),
@@ -58,6 +67,8 @@ STRATEGIES: Mapping[str, Callable[[Method], FedAvg]] = MappingProxyType(
         "fedavgm": lambda method: FedAvgM(
             server_learning_rate=_set(method.server_lr), server_momentum=_set(method.server_momentum)
         ),
+        "scaffold": lambda method: Scaffold(_set(method.server_lr)),
+        "fednova": lambda _: FedNova(),
         "fedmedian": lambda _: FedMedian(),
         "trimmed-mean": lambda method: FedTrimmedAvg(beta=_set(method.trim_fraction)),
         "krum": lambda method: Krum(num_malicious_nodes=method.malicious_hospitals or 0),
@@ -67,7 +78,7 @@ STRATEGIES: Mapping[str, Callable[[Method], FedAvg]] = MappingProxyType(
         "bulyan": lambda method: Bulyan(num_malicious_nodes=method.malicious_hospitals or 0),
     }
 )
-"""One row per method of `common/methods.py`."""
+"""One row per iterative method of `common/methods.py`."""
 
 
 def _set(value: float | None) -> float:
@@ -88,7 +99,7 @@ def hospitals_needed(method: Method) -> int:
 
 
 class Aggregator:
-    """Combines the updates of a round into the next head; keeps what the method remembers between rounds."""
+    """Combines the updates of a round into the next model; keeps what the method remembers between rounds."""
 
     def __init__(self, method: Method) -> None:
         if method.name not in STRATEGIES:
@@ -96,36 +107,46 @@ class Aggregator:
         self._strategy = STRATEGIES[method.name](method)
         self._needed = hospitals_needed(method)
 
-    def combine(self, server_round: int, current: Head, updates: Sequence[Update]) -> Head:
-        """The next head from the current one and at least one update.
+    def combine(self, server_round: int, current: Model, updates: Sequence[Update]) -> Model:
+        """The next model from the current one and at least one update.
 
         Raises:
             FederationError: too few updates for the method.
         """
         if len(updates) < self._needed:
             raise FederationError(f"the method needs the updates of {self._needed} hospitals, got {len(updates)}")
-        strategy = self._strategy
-        if isinstance(strategy, FedOpt):
-            strategy.current_arrays = {name: array.numpy() for name, array in _record(current).items()}
-        elif isinstance(strategy, FedAvgM) and strategy.current_arrays is None:
-            strategy.current_arrays = _record(current)
-        replies = [_reply(update) for update in sorted(updates, key=lambda update: update.hospital)]
-        record, _ = strategy.aggregate_train(server_round, replies)
-        if record is None:
-            raise FederationError("the updates could not be combined")
-        return Head(*(record[name].numpy().astype(np.float32) for name in _HEAD_ARRAYS))
+        strategy, before = self._strategy, _float64(current)
+        updates = sorted(updates, key=lambda update: update.hospital)
+        if isinstance(strategy, Scaffold | FedNova):
+            examples = [update.examples for update in updates]
+            models = [_float64(update.model) for update in updates]
+            told = [update.control if isinstance(strategy, Scaffold) else update.local_norm for update in updates]
+            after = strategy.combine(before, models, examples, told)
+        else:
+            after = _combined_by_flower(strategy, server_round, before, updates)
+        return Model.from_arrays({name: array.astype(np.float32) for name, array in after.items()})
+
+    def sent_along(self, current: Model) -> dict[str, npt.NDArray[np.float32]]:
+        """What the hospitals need besides the model: the control variate (scaffold), by the names of the model's arrays."""
+        if not isinstance(self._strategy, Scaffold):
+            return {}
+        control = self._strategy.control_of(_float64(current))
+        return {name: array.astype(np.float32) for name, array in control.items()}
 
     def state(self) -> dict[str, Float64]:
         """What the method remembers between rounds, as named arrays."""
         strategy = self._strategy
+        kept: Mapping[str, Arrays | None]
         if isinstance(strategy, FedOpt):
             kept = {"m": strategy.m_t, "v": strategy.v_t}
+        elif isinstance(strategy, Scaffold):
+            kept = {"control": strategy.control}
         elif isinstance(strategy, FedAvgM) and strategy.current_arrays is not None:
-            current = dict(zip(_HEAD_ARRAYS, strategy.current_arrays.to_numpy_ndarrays(), strict=True))
+            names = list(strategy.current_arrays)
             momentum = strategy.momentum_vector
             kept = {
-                "current": current,
-                "momentum": dict(zip(_HEAD_ARRAYS, momentum, strict=True)) if momentum else None,
+                "current": dict(zip(names, strategy.current_arrays.to_numpy_ndarrays(), strict=True)),
+                "momentum": dict(zip(names, momentum, strict=True)) if momentum else None,
             }
         else:
             return {}
@@ -140,16 +161,42 @@ class Aggregator:
         strategy = self._strategy
         if isinstance(strategy, FedOpt):
             strategy.m_t, strategy.v_t = kept.get("m"), kept.get("v")
+        elif isinstance(strategy, Scaffold):
+            strategy.control = kept.get("control", {})
         elif isinstance(strategy, FedAvgM) and "current" in kept:
-            strategy.current_arrays = ArrayRecord({name: Array(kept["current"][name]) for name in _HEAD_ARRAYS})
-            strategy.momentum_vector = [kept["momentum"][name] for name in _HEAD_ARRAYS] if "momentum" in kept else None
+            # Flower keeps the momentum as a list in the order of the arrays, which is that of `Model.arrays`.
+            names = _in_order(kept["current"])
+            strategy.current_arrays = ArrayRecord({name: Array(kept["current"][name]) for name in names})
+            strategy.momentum_vector = [kept["momentum"][name] for name in names] if "momentum" in kept else None
 
 
-def _record(head: Head) -> ArrayRecord:
-    return ArrayRecord({name: Array(cast(Float64, getattr(head, name).astype(np.float64))) for name in _HEAD_ARRAYS})
+def _in_order(names: Iterable[str]) -> list[str]:
+    """The order of `Model.arrays`: weight, bias, the tuned ones by name."""
+    return sorted(names, key=lambda name: (name != "weight", name != "bias", name))
+
+
+def _float64(model: Model) -> dict[str, Float64]:
+    return {name: array.astype(np.float64) for name, array in model.arrays().items()}
+
+
+def _combined_by_flower(strategy: FedAvg, server_round: int, before: Arrays, updates: Sequence[Update]) -> Arrays:
+    if isinstance(strategy, FedOpt):
+        strategy.current_arrays = dict(before)
+    elif isinstance(strategy, FedAvgM) and strategy.current_arrays is None:
+        strategy.current_arrays = _record(before)
+    record, _ = strategy.aggregate_train(server_round, [_reply(update) for update in updates])
+    if record is None:
+        raise FederationError("the updates could not be combined")
+    return {name: cast(Float64, record[name].numpy()) for name in before}
+
+
+def _record(arrays: Arrays) -> ArrayRecord:
+    return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
 def _reply(update: Update) -> Message:
     """A clean message as Flower's strategies expect it, made of checked numbers only."""
-    content = RecordDict({"arrays": _record(update.head), "metrics": MetricRecord({"num-examples": update.examples})})
+    content = RecordDict(
+        {"arrays": _record(_float64(update.model)), "metrics": MetricRecord({"num-examples": update.examples})}
+    )
     return Message(content, dst_node_id=1, message_type="train")

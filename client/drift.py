@@ -1,0 +1,43 @@
+"""What a hospital adds to its training in the methods for unlike hospitals: SCAFFOLD's control variate, FedNova's weight.
+
+Arrays go by the names of `Model.arrays`: weight, bias, tuned.<name>; all float32.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from common.head import Float32
+from common.methods import LocalTraining
+
+Arrays = Mapping[str, Float32]
+
+
+def correction(server: Arrays, own: Arrays) -> dict[str, Float32]:
+    """c - c_k, added to every gradient; a hospital that has no c_k yet has zeros.
+
+    Source: Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, line 10.
+    """
+    return {name: array - own[name] if name in own else array for name, array in server.items()}
+
+
+def control_change(
+    before: Arrays, after: Arrays, server: Arrays, steps: int, lr_of: Callable[[str], float]
+) -> dict[str, Float32]:
+    """Δc_k = (x - y_k) / (steps lr) - c, where the training went from x to y_k; lr_of: learning rate of an array.
+
+    Source: Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, line 12, option II.
+    """
+    return {
+        name: ((array - after[name]) / np.float32(steps * lr_of(name)) - server[name]).astype(np.float32)
+        for name, array in before.items()
+    }
+
+
+def local_norm(local: LocalTraining, steps: int) -> float:
+    """How many plain gradient steps `steps` steps with momentum weigh: the sum of the weights that their gradients get.
+
+    Source: Wang et al. 2020, arXiv 2007.07481, section 4.1, the norm of a_k.
+    """
+    momentum = local.momentum
+    return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)

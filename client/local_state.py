@@ -1,0 +1,58 @@
+"""What a hospital keeps of a job and never sends: control variates, its own batch normalisation, its personalised head.
+
+One safetensors file per job, part and round in the hospital's cache folder. The last two rounds are kept, because a
+coordinator that was cut off may ask for the last round again.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from common.artifact import write_atomically
+from common.errors import DataError
+from common.head import Float32
+from common.job import Job
+
+_KEPT_ROUNDS = 2
+
+
+class LocalState:
+    """The state of one hospital in one job; `what` names the part (control, batch-norm, personal)."""
+
+    def __init__(self, cache: Path, hospital: str, job: Job) -> None:
+        self.folder = cache / f"state-{hospital}-{job.job_id[:16]}"
+
+    def path(self, what: str, number: int) -> Path:
+        """The file of a part after a round."""
+        return self.folder / f"{what}-{number:05d}.safetensors"
+
+    def load(self, what: str, number: int) -> dict[str, Float32]:
+        """The arrays kept after round `number`; none if there was no such round.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = self.path(what, number)
+        if not path.exists():
+            return {}
+        try:
+            return {name: array.astype(np.float32) for name, array in safetensors.numpy.load_file(path).items()}
+        except (OSError, safetensors.SafetensorError) as error:
+            raise DataError(
+                f"{path}, this hospital's own state of a job, cannot be read ({error}); remove the folder "
+                f"{self.folder} and run the job again from its first round"
+            ) from error
+
+    def save(self, what: str, number: int, arrays: Mapping[str, Float32]) -> None:
+        """Keep the arrays of a round; those of rounds long past are removed."""
+        data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            self.folder.chmod(0o700)
+        write_atomically(self.path(what, number), data)
+        for old in sorted(self.folder.glob(f"{what}-*.safetensors")):
+            if int(old.stem.rpartition("-")[2]) <= number - _KEPT_ROUNDS:
+                old.unlink(missing_ok=True)

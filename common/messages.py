@@ -1,0 +1,108 @@
+"""Messages as typed values: what a hospital says of itself, heads, counts, and the sums of the closed-form head.
+
+Letters: C classes, D features, M heads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from common.head import Head, Standardisation
+from common.metrics import ClassificationCounts
+from common.wire import COUNT_DTYPES, AnyArray, Packed
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a hospital says of itself for one job.
+
+    images (3, C) int64 and patients (3,) int64 by part (`PARTS`). sums and squares (D,) float64: of the features of the
+    training examples and of their squares. tuned_digest: `digest_of_arrays` of the backbone's arrays that the job tunes, as
+    they are before training. `decoded` and `cached`: images that were decoded, that came from the cache.
+    """
+
+    job_id: str
+    fingerprint: str
+    backbone_digest: str
+    tuned_digest: str
+    images: npt.NDArray[np.int64]
+    patients: npt.NDArray[np.int64]
+    sums: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
+    examples: int
+    other_labels: int
+    unreadable: int
+    decoded: int
+    cached: int
+
+    def pack(self) -> Packed:
+        """As a message."""
+        return Packed(
+            {"images": self.images, "patients": self.patients, "sums": self.sums, "squares": self.squares},
+            {
+                "job-id": self.job_id,
+                "fingerprint": self.fingerprint,
+                "backbone-digest": self.backbone_digest,
+                "tuned-digest": self.tuned_digest,
+                "examples": self.examples,
+                "other-labels": self.other_labels,
+                "unreadable": self.unreadable,
+                "decoded": self.decoded,
+                "cached": self.cached,
+            },
+        )
+
+    @classmethod
+    def unpack(cls, packed: Packed) -> "Description":
+        """From a message that has passed `problem_with`."""
+        fields, arrays = packed.fields, packed.arrays
+        return cls(
+            str(fields["job-id"]),
+            str(fields["fingerprint"]),
+            str(fields["backbone-digest"]),
+            str(fields["tuned-digest"]),
+            arrays["images"].astype(np.int64),
+            arrays["patients"].astype(np.int64),
+            arrays["sums"].astype(np.float64),
+            arrays["squares"].astype(np.float64),
+            *(int(fields[name]) for name in ("examples", "other-labels", "unreadable", "decoded", "cached")),
+        )
+
+
+def pack_counts(counts: list[ClassificationCounts]) -> dict[str, AnyArray]:
+    """The arrays of the counts of M heads."""
+    return {name: np.stack([getattr(one, name) for one in counts]).astype(dtype) for name, dtype in COUNT_DTYPES.items()}
+
+
+def unpack_counts(arrays: Mapping[str, AnyArray]) -> list[ClassificationCounts]:
+    """Counts of M heads from arrays that have passed `problem_with`."""
+    stacks = {name: arrays[name].astype(np.int64) for name in COUNT_DTYPES}
+    return [
+        ClassificationCounts(**{name: stack[index] for name, stack in stacks.items()})
+        for index in range(len(stacks["losses"]))
+    ]
+
+
+def pack_heads(heads: list[Head]) -> dict[str, AnyArray]:
+    """The arrays of M heads."""
+    return {"weight": np.stack([head.weight for head in heads]), "bias": np.stack([head.bias for head in heads])}
+
+
+def unpack_heads(arrays: Mapping[str, AnyArray]) -> list[Head]:
+    """M heads from arrays that have passed `problem_with`."""
+    return [
+        Head(weight.astype(np.float32), bias.astype(np.float32))
+        for weight, bias in zip(arrays["weight"], arrays["bias"], strict=True)
+    ]
+
+
+def pack_standardisation(standardisation: Standardisation) -> dict[str, AnyArray]:
+    """The arrays of a standardisation."""
+    return {"mean": standardisation.mean, "scale": standardisation.scale}
+
+
+def unpack_standardisation(arrays: Mapping[str, AnyArray]) -> Standardisation:
+    """A standardisation from arrays that have passed `problem_with`."""
+    return Standardisation(arrays["mean"].astype(np.float16), arrays["scale"].astype(np.float16))

@@ -1,0 +1,117 @@
+"""The closed-form head: ridge regression on one-hot labels, from sums alone, and its scores turned into logits.
+
+One eigendecomposition of the scatter matrix serves all ridge strengths, with and without class balancing.
+
+The features are standardised exactly by the mean and deviation that the sums give; the penalty is strength x N, and the
+constant is not penalised: what scikit-learn's Ridge(alpha=strength * N) gives on the output of its StandardScaler.
+
+Letters: N examples, D features, d features of a subset, C classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from common.head import Float64, Head
+from common.sums import Sums
+
+_LEAST_VARIANCE = 1e-10
+"""Of a feature, relative to its mean square: below it the feature is constant but for rounding, and is left out."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Linear scores s = W x + b of all D features: weight (C, D) and bias (C,) float64."""
+
+    weight: Float64
+    bias: Float64
+
+
+class Ridge:
+    """All ridge heads of a subset of the features.
+
+    Args:
+        sums: of all examples; at least one.
+        columns: the d features used, as indices into the D features; all if None.
+    """
+
+    def __init__(self, sums: Sums, columns: npt.NDArray[np.intp] | None = None) -> None:
+        self._width = len(sums.gram) - 1
+        chosen = np.arange(self._width) if columns is None else columns
+        self._n, self._counts = sums.examples, sums.class_counts
+        mean = sums.gram[chosen, -1] / self._n
+        squares = np.diag(sums.gram)[chosen] / self._n
+        variance = squares - mean**2
+        varies = variance > _LEAST_VARIANCE * np.maximum(squares, 1e-30)
+        self._columns, self._mean = chosen[varies], mean[varies]
+        self._scale = np.sqrt(variance[varies])
+        inside = sums.gram[np.ix_(self._columns, self._columns)]
+        scatter = (inside - self._n * np.outer(self._mean, self._mean)) / np.outer(self._scale, self._scale)
+        self._present = np.flatnonzero(self._counts > 0)
+        counts = self._counts[self._present]
+        class_means = sums.class_sums[np.ix_(self._columns, self._present)] / counts
+        self._offsets = (class_means - self._mean[:, None]) / self._scale[:, None]
+        values, self._vectors = np.linalg.eigh(scatter)
+        self._values = np.maximum(values, 0.0)
+        self._scatter = scatter
+
+    def scores(self, strength: float, balanced: bool = False) -> Scores:
+        """The ridge scores for one-hot labels; a class without examples scores 0.
+
+        balanced: every class present weighs the same, with the scatter inside the classes taken as one for all of them
+        (the sums do not hold it class by class).
+        """
+        penalty = strength * self._n
+        weight = self._balanced(penalty) if balanced else self._solve(self._offsets * self._weights(False), penalty)
+        share = self._weights(balanced) / self._n
+        centre = self._offsets @ share
+        bias = share - centre @ weight
+        return self._spread(weight, bias)
+
+    def logits(self, strength: float, balanced: bool = False) -> Head:
+        """The ridge scores as a head: each class is taken as a Gaussian in the space of the scores, with one covariance.
+
+        A class without examples gets the odds of half an example.
+        Source: Hastie, Buja and Tibshirani 1995, Annals of Statistics 23:73, penalised discriminant analysis.
+        """
+        scores = self.scores(strength, balanced)
+        counts = self._weights(balanced)
+        inner = scores.weight[:, self._columns][self._present] * self._scale
+        means = inner @ self._offsets
+        within = inner @ self._scatter @ inner.T - (means * self._weights(False)) @ means.T
+        directions = means.T @ np.linalg.pinv(within / self._n, rcond=1e-10, hermitian=True)
+        weight = directions @ inner
+        bias = np.log(counts / self._n) - 0.5 * np.einsum("ck,kc->c", directions, means)
+        full = self._spread(weight.T, bias)
+        absent = np.setdiff1d(np.arange(len(self._counts)), self._present)
+        full.bias[absent] = np.log(0.5 / self._n)
+        return Head(full.weight.astype(np.float32), full.bias.astype(np.float32))
+
+    def _weights(self, balanced: bool) -> Float64:
+        """How many examples each present class counts as; N in all."""
+        counts = self._counts[self._present]
+        return np.full(len(counts), self._n / len(counts)) if balanced else counts
+
+    def _solve(self, right: Float64, penalty: float) -> Float64:
+        inner = self._vectors.T @ right
+        return np.asarray(self._vectors @ (inner / (self._values + penalty)[:, None]), np.float64)
+
+    def _balanced(self, penalty: float) -> Float64:
+        """Weights for classes of equal weight: their scatter differs from the plain one by a matrix of low rank (Woodbury)."""
+        plain, even = self._weights(False), self._weights(True)
+        around = self._offsets - (self._offsets @ even / self._n)[:, None]
+        change = np.concatenate([self._offsets, around], axis=1)
+        amounts = np.concatenate([-plain, even])
+        right = around * even
+        solved, moved = self._solve(right, penalty), self._solve(change, penalty)
+        small = np.diag(1.0 / amounts) + change.T @ moved
+        return np.asarray(solved - moved @ np.linalg.solve(small, change.T @ solved), np.float64)
+
+    def _spread(self, weight: Float64, bias: Float64) -> Scores:
+        """Weights (d, classes present) on standardised features and a bias there, as scores of all D features as they come."""
+        full_weight, full_bias = np.zeros((len(self._counts), self._width)), np.zeros(len(self._counts))
+        raw = weight / self._scale[:, None]
+        full_weight[np.ix_(self._present, self._columns)] = raw.T
+        full_bias[self._present] = bias - self._mean @ raw
+        return Scores(full_weight, full_bias)

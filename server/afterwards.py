@@ -1,0 +1,73 @@
+"""What is asked once the model is there: each hospital's own head at every hospital, and personalised models.
+
+Both come back as counts. The heads of `cross_site` are new updates that leave the hospitals, so the job must ask for them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common.head import Float32, Head
+from common.messages import unpack_counts
+from common.metrics import ClassificationCounts
+from common.model import Model
+from common.wire import PERSONALISED
+from server.questions import Questions
+
+GLOBAL = "all hospitals"
+"""Who trained the global model, in the rows of the cross-site matrix."""
+
+CrossSite = Mapping[str, Mapping[str, ClassificationCounts]]
+"""Who trained the head -> where it was counted -> counts of the test patients there."""
+
+Personal = Mapping[str, Mapping[str, Mapping[str, ClassificationCounts]]]
+"""Hospital -> part (validation, test) -> model (`common.wire.PERSONALISED`) -> counts of its own patients."""
+
+
+@dataclass(frozen=True)
+class Afterwards:
+    """Empty where the job does not ask for it."""
+
+    cross_site: CrossSite = field(default_factory=dict)
+    personal: Personal = field(default_factory=dict)
+
+
+def afterwards(questions: Questions, model: Model, pretrained: Mapping[str, Float32]) -> Afterwards:
+    """What the job asks for besides the model, which reads standardised features.
+
+    pretrained: the arrays that the job tunes as they were before; the hospitals' own heads read them.
+    """
+    job = questions.job
+    cross: CrossSite = {}
+    personal: Personal = {}
+    if job.evaluation.cross_site:
+        with questions.meter.phase("cross-site"):
+            cross = _cross_site(questions, model, pretrained)
+    if job.personalisation is not None:
+        with questions.meter.phase("personalise"):
+            personal = _personal(questions, model)
+    return Afterwards(cross, personal)
+
+
+def _cross_site(questions: Questions, model: Model, pretrained: Mapping[str, Float32]) -> CrossSite:
+    told = questions.ask("own")
+    heads = {
+        name: Head(reply.arrays["weight"].astype(np.float32), reply.arrays["bias"].astype(np.float32))
+        for name, reply in told.good.items()
+    }
+    found: dict[str, dict[str, ClassificationCounts]] = {GLOBAL: questions.count(model, "test")[0]}
+    counted, _ = questions.count_heads(list(heads.values()), "test", tuned=pretrained)
+    for index, name in enumerate(heads):
+        found[name] = {where: counts[index] for where, counts in counted.items()}
+    return found
+
+
+def _personal(questions: Questions, model: Model) -> Personal:
+    found: dict[str, dict[str, dict[str, ClassificationCounts]]] = {}
+    for part in ("validation", "test"):
+        told = questions.ask("personalise", model.arrays(), {"part": part}, part=part, heads=len(PERSONALISED))
+        for name, reply in told.good.items():
+            counts = unpack_counts(reply.arrays)
+            found.setdefault(name, {})[part] = dict(zip(PERSONALISED, counts, strict=True))
+    return {name: parts for name, parts in found.items() if len(parts) == 2}
