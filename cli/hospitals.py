@@ -55,6 +55,17 @@ def diagnose(
         float, typer.Option(min=0.0, max=1.0, help="Under this probability the answer is 'refer to a radiologist'.")
     ] = 0.8,
     output_format: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+    personal: Annotated[
+        Path | None,
+        typer.Option(help="This hospital's personalised head (personal-*.safetensors in its cache).", metavar="FILE"),
+    ] = None,
+    batch_norm: Annotated[
+        Path | None,
+        typer.Option(
+            help="This hospital's own batch normalisation (batch-norm-*.safetensors), for jobs that keep it local.",
+            metavar="FILE",
+        ),
+    ] = None,
     weights_dir: WeightsDir = None,
     device: Device = "auto",
 ) -> None:
@@ -62,7 +73,7 @@ def diagnose(
     _one_of("format", output_format, DIAGNOSE_FORMATS)
     from client.diagnosis import Diagnosis, Diagnostician
 
-    diagnostician = Diagnostician(model, weights_dir, device)
+    diagnostician = Diagnostician(model, weights_dir, device, personal, batch_norm)
     found = diagnostician.diagnose(images, refer_below)
     classes = list(diagnostician.manifest.job.classes)
 

@@ -61,7 +61,7 @@ def _table(rounds: list[dict[str, Any]], job: Job) -> Table:
         table.add_column(heading, justify="right")
     for one in rounds[-_ROWS_SHOWN:]:
         validation = one["validation"] or {}
-        answered, dropped = len(one["update_norms"]), len(one["dropped"])
+        answered, dropped = len(one["answered"]), len(one["dropped"])
         table.add_row(
             f"{one['round']}/{job.method.rounds}",
             *(number(validation.get(metric)) for metric in ("auroc", "accuracy", "log_loss")),

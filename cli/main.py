@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cli import hospitals, runs, tables
+from cli import compare, hospitals, runs, tables
 from common.errors import ConsiliumError
 
 EXIT_CODES = """
@@ -34,7 +34,9 @@ app = typer.Typer(
 )
 app.command("simulate")(runs.simulate)
 app.command("report")(runs.report)
+app.command("compare", epilog=compare.ROWS_TEXT)(compare.compare)
 app.command("check")(hospitals.check)
+app.command("advise")(advise.advise)
 app.command("diagnose")(hospitals.diagnose)
 app.command("backbones")(tables.backbones)
 app.command("methods")(tables.methods)

@@ -1,46 +1,26 @@
 """consilium simulate, consilium report."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from cli.hospital_choice import HospitalChoice, Hospitals, Include, NumHospitals, PartitionText, Phantoms
 from cli.live import live_rounds
 from cli.options import CacheDir, Device, WeightsDir
 from common.errors import ConfigError
-from common.job import Job, load_job
+from common.job import load_job
 
 
 def simulate(
     job: Annotated[Path, typer.Argument(help="The job, a YAML file; see configs/.", metavar="JOB")],
-    hospitals: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A hospital's folder, or one with a folder per hospital. May be given several times.", metavar="DIR"
-        ),
-    ] = None,
-    include: Annotated[
-        list[str] | None, typer.Option(help="Take only this hospital. May be given several times.", metavar="NAME")
-    ] = None,
-    phantoms: Annotated[
-        bool,
-        typer.Option(
-            "--phantoms", help="Use synthetic X-rays instead of --hospitals (4 hospitals, or --num-hospitals)."
-        ),
-    ] = False,
-    partition: Annotated[
-        str | None,
-        typer.Option(
-            help="Split the one folder given by --hospitals: dirichlet:hospitals=5,alpha=0.5, "
-            "size:hospitals=5,exponent=1.2, or column:NAME of its manifest.",
-        ),
-    ] = None,
-    num_hospitals: Annotated[
-        int | None, typer.Option(min=1, help="How many hospitals take part: the first so many by name.")
-    ] = None,
+    hospitals: Hospitals = None,
+    include: Include = None,
+    phantoms: Phantoms = False,
+    partition: PartitionText = None,
+    num_hospitals: NumHospitals = None,
     engine: Annotated[str, typer.Option(help="in-process, or ray (Flower's simulation runtime).")] = "in-process",
     out: Annotated[
         Path | None, typer.Option(help="Run directory.", show_default="runs/JOB-TIME", metavar="DIR")
@@ -62,7 +42,8 @@ def simulate(
     from server.summary_table import print_summary
     from simulation.run import simulate as run
 
-    chosen = _hospitals(parsed, hospitals or [], include or [], phantoms, partition, num_hospitals, folder, cache_dir)
+    choice = HospitalChoice(hospitals, include, phantoms, partition, num_hospitals)
+    chosen = choice.hospitals(parsed, folder, cache_dir)
     console.print(
         f"[bold]{parsed.name}[/]: {', '.join(parsed.classes)}; {parsed.backbone.name}, {parsed.method.name}, "
         f"{parsed.method.rounds} rounds, {len(chosen)} hospitals, engine {engine}",
@@ -81,35 +62,6 @@ def simulate(
         )
     print_summary(dict(result.summary), console)
     console.print(f"\nmodel   {folder / 'model.safetensors'}\nreport  {folder / 'report.html'}", highlight=False)
-
-
-def _hospitals(
-    job: Job,
-    folders: list[Path],
-    include: list[str],
-    phantoms: bool,
-    partition: str | None,
-    number: int | None,
-    out: Path,
-    cache_dir: Path | None,
-) -> Mapping[str, Path]:
-    from client.feature_cache import default_cache_dir
-    from client.phantom import make_phantoms
-    from simulation.hospitals import find_hospitals, first_hospitals
-    from simulation.partition import apply_partition, parse_partition
-
-    if phantoms == bool(folders):
-        raise ConfigError("give either --hospitals DIR or --phantoms, not both and not neither")
-    if phantoms:
-        count = number or 4
-        where = (cache_dir or default_cache_dir()) / f"phantoms-{count}-seed-{job.seed}"
-        return make_phantoms(where, hospitals=count, seed=job.seed, classes=job.classes)
-    if partition is not None:
-        if len(folders) != 1 or include:
-            raise ConfigError("--partition splits the one folder given by --hospitals; --include does not go with it")
-        made = apply_partition(folders[0], parse_partition(partition), out / "hospitals", job.seed)
-        return first_hospitals(made, number)
-    return first_hospitals(find_hospitals(folders, include), number)
 
 
 def report(

@@ -40,6 +40,18 @@ def describe(message: Message, context: Context) -> Message:
     return _translate("describe", message, context)
 
 
+@app.query("initial")
+def initial(message: Message, context: Context) -> Message:
+    """The backbone's arrays that the job tunes, as pretrained."""
+    return _translate("initial", message, context)
+
+
+@app.train("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """The sums for the closed-form head."""
+    return _translate("statistics", message, context)
+
+
 @app.train()
 def fit(message: Message, context: Context) -> Message:
     """One round of local training."""
@@ -50,6 +62,18 @@ def fit(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Counts of some heads on one part of the data."""
     return _translate("evaluate", message, context)
+
+
+@app.train("own")
+def own(message: Message, context: Context) -> Message:
+    """A head of the hospital's examples alone."""
+    return _translate("own", message, context)
+
+
+@app.train("personalise")
+def personalise(message: Message, context: Context) -> Message:
+    """Counts of the global, the personalised and the hospital's own head."""
+    return _translate("personalise", message, context)
 
 
 def _translate(kind: str, message: Message, context: Context) -> Message:

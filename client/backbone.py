@@ -65,7 +65,7 @@ _POSITIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({"nchw": (2, 3), "n
 class Backbone(nn.Module):
     """A frozen network, always in eval(): images (N, 3, H, W) float32 in [0, 1] to features (N, D) of its last stage.
 
-    network: the whole one, with the classifier that is not used; parameters have the names of its state_dict.
+    name: its row in the tables. network: the whole one, with the classifier that is not used; parameters have the names of its state_dict.
     digest: `digest_of` the whole network as its weights were loaded: one digest, one network.
     blocks: names of the blocks of its chain, in order; a cut is an index among them, before that block.
     """
@@ -73,8 +73,9 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, row: NetworkRow, network: nn.Module, digest: str) -> None:
+    def __init__(self, row: NetworkRow, network: nn.Module, digest: str, name: str = "") -> None:
         super().__init__()
+        self.name = name
         self.network = network
         self.digest = digest
         # A tuple hides the blocks from nn.Module: their layers are the network's and must not be listed twice.

@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from client.device import choose_device
-from client.features import Extractor, fingerprint_of
+from client.deep import installed
+from client.features import Extractor, Pixels, columns_of, fingerprint_of
 from client.images import load_image, to_input
+from client.local_state import load_arrays
 from client.weights import load_backbone
 from common.artifact import Manifest, load_model
 from common.errors import ArtifactError, DataError
-from common.head import Head
+from common.head import Float32, Head
+from common.model import Model
 
 REFER = "refer to a radiologist"
 _IMAGES_AT_ONCE = 256
@@ -39,16 +42,34 @@ class Diagnosis:
 class Diagnostician:
     """A model file with its backbone, ready for images.
 
+    personal: this hospital's personalised head of the same job (`personal-00000.safetensors` in its cache folder), in place
+    of the global one. batch_norm: its own batch normalisation, without which a model with `tune.batch_norm: local` is none.
+
     Raises:
         ArtifactError: the file is no model, or the backbone here is not the one it was trained with.
         WeightsError: the backbone's weights cannot be had.
     """
 
-    def __init__(self, model: Path, weights_dir: Path | None = None, device: str = "auto") -> None:
-        self.head: Head
+    def __init__(
+        self,
+        model: Path,
+        weights_dir: Path | None = None,
+        device: str = "auto",
+        personal: Path | None = None,
+        batch_norm: Path | None = None,
+    ) -> None:
+        self.model: Model
         self.manifest: Manifest
-        self.head, self.manifest = load_model(model)
+        self.model, self.manifest = load_model(model)
         job = self.manifest.job
+        if personal is not None:
+            self.model = _personalised(self.model, personal)
+        if job.tune.local_batch_norm and batch_norm is None:
+            raise ArtifactError(
+                f"{model} was trained with tune.batch_norm: local, so each hospital has its own batch normalisation; give "
+                "this hospital's (--batch-norm, a file batch-norm-*.safetensors in the folder of its cache)"
+            )
+        self._batch_norm = load_arrays(batch_norm) if batch_norm is not None else {}
         backbone = load_backbone(job.backbone.name, job.backbone.weights, weights_dir)
         found = fingerprint_of(job, backbone.digest)
         if found != self.manifest.fingerprint:
@@ -58,6 +79,7 @@ class Diagnostician:
                 f"{self.manifest.backbone_digest[:16]}... and the version in the manifest ({self.manifest.versions})"
             )
         self._extractor = Extractor(backbone, choose_device(device), job.size_px)
+        self._columns = columns_of(job)
 
     def diagnose(self, images: Sequence[Path], threshold: float) -> list[Diagnosis]:
         """One diagnosis per image, in order. `threshold` in [0, 1]: under it the label is `REFER`."""
@@ -74,13 +96,33 @@ class Diagnostician:
                 problems[index] = str(error)
         found: dict[int, Mapping[str, float]] = {}
         if pixels:
-            features = self._extractor(np.stack(list(pixels.values())))
-            rows = self.head.probabilities(features).tolist()
+            rows = self.model.head.probabilities(self._features(np.stack(list(pixels.values())))).tolist()
             found = {index: dict(zip(job.classes, row, strict=True)) for index, row in zip(pixels, rows, strict=True)}
         return [
             _diagnosis(path, found[index], threshold) if index in found else Diagnosis(path, {}, REFER, problems[index])
             for index, path in enumerate(images)
         ]
+
+
+    def _features(self, pixels: Pixels) -> Float32:
+        """Features (N, D) of pixels (N, 3, H, W), averaged with those of the mirror images if the job mirrors."""
+        views = [pixels, np.ascontiguousarray(pixels[..., ::-1])] if self.manifest.job.features.mirror else [pixels]
+        with installed(self._extractor.backbone, {**self.model.tuned, **self._batch_norm}):
+            found = [self._extractor(view)[:, self._columns] for view in views]
+        return np.asarray(np.mean(found, axis=0), np.float32)
+
+
+def _personalised(model: Model, path: Path) -> Model:
+    arrays = load_arrays(path)
+    if {name: array.shape for name, array in arrays.items()} != {
+        "weight": model.head.weight.shape,
+        "bias": model.head.bias.shape,
+    }:
+        raise ArtifactError(
+            f"{path} is no personalised head of this model: expected weight {model.head.weight.shape} and bias "
+            f"{model.head.bias.shape}"
+        )
+    return Model(Head(arrays["weight"], arrays["bias"]), model.tuned)
 
 
 def _diagnosis(image: Path, probabilities: Mapping[str, float], threshold: float) -> Diagnosis:

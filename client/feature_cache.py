@@ -1,17 +1,17 @@
 """Features of images on the hospital's own disk, so that an image passes the backbone once, ever.
 
-One SQLite file per network and preprocessing, keyed by the sha256 of the image file and the view: a changed image, other weights or another
-preprocessing can only miss. SQLite keeps it whole through a killed process and two processes at once; a damaged file is
-moved aside, a full disk ends the writing, not the work. Features are patient data: they stay in this folder.
+One SQLite file per network and preprocessing, keyed by the sha256 of the image file and the view: a changed image, other
+weights or another preprocessing can only miss. SQLite keeps it whole through a killed process and two processes at once; a
+damaged file is moved aside, a full disk ends the writing, not the work. Features are patient data: they stay in this folder.
 """
 
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from common.head import Float32
 
 log = logging.getLogger(__name__)
 
+Value = TypeVar("Value")
 Key = tuple[bytes, int]
 """sha256 of the image file (32 bytes), and the view (see `client/augmentation.py`; 0 is the image as it is)."""
 
@@ -39,12 +40,14 @@ def default_cache_dir() -> Path:
 class FeatureCache:
     """The cache of one extraction space, with vectors of width D. Use it as a context manager.
 
+    kind: of what the vectors are; the file has its name.
+
     Raises:
         DataError: the folder cannot be made or written at all.
     """
 
-    def __init__(self, folder: Path, space: str, features: int) -> None:
-        self.path = folder / f"features-{space}.sqlite"
+    def __init__(self, folder: Path, space: str, features: int, kind: str = "features") -> None:
+        self.path = folder / f"{kind}-{space}.sqlite"
         self._features = features
         self._writable = True
         try:
@@ -101,10 +104,37 @@ class FeatureCache:
         Raises:
             DataError: the file can no longer be read.
         """
+
+        def vector(stored: bytes) -> Float32:
+            whole = np.frombuffer(stored, np.float32)
+            return whole if columns is None else whole[columns]
+
+        return self._select("vector", vector, keys)
+
+    def known(self, keys: Iterable[Key]) -> set[Key]:
+        """Those keys that are there; their vectors are not read.
+
+        Raises:
+            DataError: the file can no longer be read.
+        """
+        return set(self._select("NULL", lambda _: None, keys))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the file and SQLite's log beside it take on the disk."""
+        files = [self.path, Path(f"{self.path}-wal")]
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def _select(self, column: str, value: Callable[[bytes], Value], keys: Iterable[Key]) -> dict[Key, Value]:
+        """For those keys that are there, the value made of one column; nothing of a file that is damaged."""
         wanted = list(dict.fromkeys(keys))
+        found: dict[Key, Value] = {}
         try:
             try:
-                return self._get(wanted, columns)
+                for start in range(0, len(wanted), _KEYS_AT_ONCE):
+                    for image, view, stored in self._rows(column, wanted[start : start + _KEYS_AT_ONCE]):
+                        found[image, view] = value(stored)
+                return found
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:
@@ -114,21 +144,13 @@ class FeatureCache:
         except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
 
-    def _get(self, wanted: list[Key], columns: npt.NDArray[np.intp] | None) -> dict[Key, Float32]:
-        found: dict[Key, Float32] = {}
-        views_of: dict[bytes, set[int]] = {}
-        for image, view in wanted:
-            views_of.setdefault(image, set()).add(view)
-        images = list(views_of)
-        for start in range(0, len(images), _KEYS_AT_ONCE):
-            some = images[start : start + _KEYS_AT_ONCE]
-            marks = ",".join("?" * len(some))
-            query = f"SELECT image, view, vector FROM features WHERE image IN ({marks})"  # noqa: S608  question marks only
-            for image, view, vector in self._database.execute(query, some):
-                if view in views_of[image] and len(vector) == 4 * self._features:
-                    whole = np.frombuffer(vector, np.float32)
-                    found[image, view] = whole if columns is None else whole[columns]
-        return found
+    def _rows(self, column: str, keys: list[Key]) -> sqlite3.Cursor:
+        marks = ",".join(["(?,?)"] * len(keys))
+        query = (
+            f"SELECT image, view, {column} FROM features "  # noqa: S608  a name from here, and question marks
+            f"WHERE (image, view) IN (VALUES {marks}) AND length(vector) = ?"
+        )
+        return self._database.execute(query, [*(value for key in keys for value in key), 4 * self._features])
 
     def put(self, vectors: dict[Key, Float32]) -> None:
         """Store vectors (D,) float32, all or none. On a full disk it warns once and stores no more."""

@@ -12,6 +12,7 @@ from common.backbones import BACKBONES
 from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError, Refusal, RefusalCode
 from common.job import Job, require_runnable
+from common.tuning import Part
 
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -44,7 +45,7 @@ class Policy(Section):
     approve: Literal["manual", "auto"] = "manual"
     approved_jobs: tuple[JobId, ...] = ()
     allow_backbones: tuple[str, ...] | None = None
-    allow_tuning: tuple[Literal["head"], ...] = ("head",)
+    allow_tuning: tuple[Part, ...] = ("head",)
     require_secure_aggregation: bool = False
     max_epsilon: Annotated[float, Field(gt=0.0)] | None = None
     min_examples: Annotated[int, Field(ge=1)] = 1
@@ -75,9 +76,15 @@ class HospitalFile(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
     data: Data
     cache: Path | None = None
+    activation_cache_gb: Annotated[float, Field(ge=0.0)] = 8.0
     weights_dir: Path | None = None
     device: str = "auto"
     policy: Policy = Policy()
+
+    @property
+    def activation_cache_bytes(self) -> int:
+        """Disk that one job's activations may take (`tune: last-blocks`)."""
+        return int(self.activation_cache_gb * 1e9)
 
 
 def load_hospital_file(path: Path) -> HospitalFile:
@@ -105,9 +112,9 @@ def require_allowed(policy: Policy, job: Job) -> None:
             RefusalCode.AGAINST_POLICY,
             f"job '{job.name}' wants the backbone {job.backbone.name}; allowed are: {', '.join(policy.allow_backbones)}",
         )
-    if job.tune not in policy.allow_tuning:
+    if job.tune.part not in policy.allow_tuning:
         raise Refusal(
-            RefusalCode.AGAINST_POLICY, f"job '{job.name}' tunes '{job.tune}', which policy.allow_tuning lacks"
+            RefusalCode.AGAINST_POLICY, f"job '{job.name}' tunes '{job.tune.part}', which policy.allow_tuning lacks"
         )
     if policy.require_secure_aggregation and not job.privacy.secure_aggregation:
         raise Refusal(RefusalCode.AGAINST_POLICY, f"job '{job.name}' goes without the required secure aggregation")

@@ -43,7 +43,7 @@ def load_backbone(name: str, weights: Weights, weights_dir: Path | None = None) 
             )
             digest = digest_of(network)
             _settle(network)
-            return Backbone(row, network, digest)
+            return Backbone(row, network, digest, name)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -51,7 +51,7 @@ def load_backbone(name: str, weights: Weights, weights_dir: Path | None = None) 
             f"the weights do not fit {name}: {_first_lines(str(error), 4)}\n{_other_weights(weights)}"
         ) from error
     digest = digest_of(network)
-    return Backbone(row, network, digest)
+    return Backbone(row, network, digest, name)
 
 
 def _settle(network: nn.Module) -> None:

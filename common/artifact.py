@@ -18,16 +18,16 @@ from pydantic import Field
 
 from common.config_file import Section, parse
 from common.errors import ArtifactError, ConfigError
-from common.head import Head
 from common.job import Job
+from common.model import TUNED, Model, digest_of_arrays
 
-FORMAT: Literal["consilium-model-1"] = "consilium-model-1"
+FORMAT: Literal["consilium-model-2"] = "consilium-model-2"
 
 
 class Manifest(Section):
     """What a model file says about itself. `fingerprint` names the feature space the head reads."""
 
-    format: Literal["consilium-model-1"] = FORMAT
+    format: Literal["consilium-model-2"] = FORMAT
     job: Job
     job_id: str
     fingerprint: str
@@ -38,20 +38,17 @@ class Manifest(Section):
     versions: dict[str, str]
 
 
-def save_model(path: Path, head: Head, manifest: Manifest) -> None:
+def save_model(path: Path, model: Model, manifest: Manifest) -> None:
     """Write the model file, all or nothing. The head (weight (C, D), bias (C,)) reads raw features."""
-    arrays = {
-        "weight": np.ascontiguousarray(head.weight, dtype=np.float32),
-        "bias": np.ascontiguousarray(head.bias, dtype=np.float32),
-    }
+    arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in model.arrays().items()}
     text = manifest.model_dump_json()
     write_atomically(
         path, safetensors.numpy.save(arrays, metadata={"consilium": text, "sha256": _digest(text, arrays)})
     )
 
 
-def load_model(path: Path) -> tuple[Head, Manifest]:
-    """The head and the manifest of a model file.
+def load_model(path: Path) -> tuple[Model, Manifest]:
+    """The model and the manifest of a model file.
 
     Raises:
         ArtifactError: the file is missing, damaged, of another kind, or contradicts itself.
@@ -60,7 +57,8 @@ def load_model(path: Path) -> tuple[Head, Manifest]:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  not a mapping
-            ours = "consilium" in metadata and types == {"weight": "F32", "bias": "F32"}
+            head = {name for name in types if not name.startswith(TUNED)}
+            ours = "consilium" in metadata and head == {"weight", "bias"} and set(types.values()) == {"F32"}
             arrays = {name: file.get_tensor(name) for name in types} if ours else {}
     except (OSError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"cannot read {path} as a model file: {error}") from error
@@ -75,21 +73,21 @@ def load_model(path: Path) -> tuple[Head, Manifest]:
         manifest = parse(Manifest, json.loads(text), f"{path}, manifest")
     except (ConfigError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: its manifest cannot be read by this version: {error}") from error
-    head = Head(arrays["weight"], arrays["bias"])
-    classes = manifest.job.num_classes
-    if manifest.job.job_id != manifest.job_id:
+    model = Model.from_arrays(arrays)
+    job, weight, bias = manifest.job, model.head.weight, model.head.bias
+    if job.job_id != manifest.job_id:
         raise ArtifactError(f"{path}: job_id does not belong to the job in the manifest; the file was changed")
-    if head.weight.ndim != 2 or head.weight.shape[0] != classes or head.bias.shape != (classes,):
+    expected = (job.num_classes, job.num_features)
+    if weight.shape != expected or bias.shape != expected[:1]:
         raise ArtifactError(
-            f"{path}: expected weight ({classes}, D) and bias ({classes},), "
-            f"got {head.weight.shape} and {head.bias.shape}"
+            f"{path}: expected weight {expected} and bias {expected[:1]}, got {weight.shape} and {bias.shape}"
         )
-    return head, manifest
+    return model, manifest
 
 
 def _digest(text: str, arrays: dict[str, npt.NDArray[np.float32]]) -> str:
-    """sha256 over the manifest's text, the weight and the bias (little-endian float32), 64 hex digits."""
-    parts = (text.encode(), arrays["weight"].astype("<f4").tobytes(), arrays["bias"].astype("<f4").tobytes())
+    """sha256 over the manifest's text and the arrays, 64 hex digits."""
+    parts = (text.encode(), digest_of_arrays(arrays).encode())
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 

@@ -9,8 +9,16 @@ from flwr.common.serde import recorddict_to_proto
 from common.wire import AnyArray, Field, Packed
 
 ARRAYS, CONFIG = "arrays", "config"
-MESSAGE_TYPES = {"describe": "query", "fit": "train", "evaluate": "evaluate"}
-"""Flower's message type for each kind of request."""
+MESSAGE_TYPES = {
+    "describe": "query",
+    "initial": "query.initial",
+    "statistics": "train.statistics",
+    "fit": "train",
+    "evaluate": "evaluate",
+    "own": "train.own",
+    "personalise": "train.personalise",
+}
+"""Flower's message type for each kind of request: one of its three, and our name where there are several of one."""
 
 
 def to_records(packed: Packed) -> RecordDict:

@@ -114,6 +114,17 @@ class Features(Section):
     mirror: bool
     views: Annotated[int, Field(ge=1, le=32)] = 1
 
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _named(cls, stages: Any) -> Any:
+        """A bare name is a list of one."""
+        if isinstance(stages, str):
+            return stages if stages in ("all", "last") else [stages]
+        if not isinstance(stages, list) or not stages:
+            got = "an empty list" if stages == [] else f"a {type(stages).__name__}"
+            raise ValueError(f"expected all, last, or a list of stages of the backbone, got {got}")
+        return stages
+
     @field_validator("stages", "pool")
     @classmethod
     def _each_once(cls, names: Any) -> Any:

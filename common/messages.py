@@ -73,7 +73,9 @@ class Description:
 
 def pack_counts(counts: list[ClassificationCounts]) -> dict[str, AnyArray]:
     """The arrays of the counts of M heads."""
-    return {name: np.stack([getattr(one, name) for one in counts]).astype(dtype) for name, dtype in COUNT_DTYPES.items()}
+    return {
+        name: np.stack([getattr(one, name) for one in counts]).astype(dtype) for name, dtype in COUNT_DTYPES.items()
+    }
 
 
 def unpack_counts(arrays: Mapping[str, AnyArray]) -> list[ClassificationCounts]:

@@ -23,4 +23,4 @@ def _signs(seed: int, features: int, projected: int) -> npt.NDArray[np.float32]:
     number = features * projected
     drawn = hashlib.shake_128(f"{seed} {features} {projected}".encode()).digest((number + 7) // 8)
     signs = np.unpackbits(np.frombuffer(drawn, np.uint8))[:number].reshape(features, projected)
-    return ((2.0 * signs - 1.0) / np.sqrt(projected)).astype(np.float32)
+    return np.asarray((2.0 * signs - 1.0) / np.sqrt(projected), np.float32)

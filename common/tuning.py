@@ -53,7 +53,7 @@ class Tune(Section):
     @classmethod
     def _of_this_part(cls, value: Any, info: ValidationInfo) -> Any:
         """Null stands for an option of other parts, as in the canonical JSON."""
-        part, option = info.data.get("part"), info.field_name
+        part, option = info.data.get("part"), str(info.field_name)
         if part is None:
             return value
         if option not in OPTIONS[part] and value is not None:

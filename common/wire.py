@@ -85,9 +85,9 @@ REQUESTS: Mapping[str, Schema] = {
     "initial": Schema({}, _ABOUT),
     "statistics": Schema({**_STANDARDISATION}, _ABOUT),
     "fit": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "round": int}),
-    "evaluate": Schema({**_HEADS, **_STANDARDISATION}, {**_ABOUT, "part": str}),
+    "evaluate": Schema({**_HEADS, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
     "own": Schema({**_STANDARDISATION}, _ABOUT),
-    "personalise": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "part": str}),
+    "personalise": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
 }
 """What a coordinator may ask; `request_schema` adds the arrays that the job tunes."""
 
@@ -117,9 +117,9 @@ REPLIES: Mapping[str, Schema] = {
         {**_IDENTITY, "examples": int},
     ),
     "fit": Schema({**_HEAD, **_COUNTS}, {**_IDENTITY, "round": int, "examples": int, "loss-sum": float}),
-    "evaluate": Schema({**_COUNTS}, {**_IDENTITY, "part": str}),
+    "evaluate": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
     "own": Schema({**_HEAD}, {**_IDENTITY, "examples": int}),
-    "personalise": Schema({**_COUNTS}, {**_IDENTITY, "part": str}),
+    "personalise": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
 }
 """The whole list of what may leave a hospital, apart from `REFUSAL` and the arrays that `reply_schema` adds for jobs that
 tune the backbone or use scaffold or fednova. `docs/privacy.md` explains each entry."""

@@ -33,8 +33,8 @@ class Afterwards:
     personal: Personal = field(default_factory=dict)
 
 
-def afterwards(questions: Questions, model: Model, pretrained: Mapping[str, Float32]) -> Afterwards:
-    """What the job asks for besides the model, which reads standardised features.
+def afterwards(questions: Questions, model: Model, number: int, pretrained: Mapping[str, Float32]) -> Afterwards:
+    """What the job asks for besides the model, which reads standardised features and was made by round `number`.
 
     pretrained: the arrays that the job tunes as they were before; the hospitals' own heads read them.
     """
@@ -43,30 +43,32 @@ def afterwards(questions: Questions, model: Model, pretrained: Mapping[str, Floa
     personal: Personal = {}
     if job.evaluation.cross_site:
         with questions.meter.phase("cross-site"):
-            cross = _cross_site(questions, model, pretrained)
+            cross = _cross_site(questions, model, number, pretrained)
     if job.personalisation is not None:
         with questions.meter.phase("personalise"):
-            personal = _personal(questions, model)
+            personal = _personal(questions, model, number)
     return Afterwards(cross, personal)
 
 
-def _cross_site(questions: Questions, model: Model, pretrained: Mapping[str, Float32]) -> CrossSite:
+def _cross_site(questions: Questions, model: Model, number: int, pretrained: Mapping[str, Float32]) -> CrossSite:
     told = questions.ask("own")
     heads = {
         name: Head(reply.arrays["weight"].astype(np.float32), reply.arrays["bias"].astype(np.float32))
         for name, reply in told.good.items()
     }
-    found: dict[str, dict[str, ClassificationCounts]] = {GLOBAL: questions.count(model, "test")[0]}
+    found: dict[str, dict[str, ClassificationCounts]] = {GLOBAL: questions.count(model, "test", number)[0]}
     counted, _ = questions.count_heads(list(heads.values()), "test", tuned=pretrained)
     for index, name in enumerate(heads):
         found[name] = {where: counts[index] for where, counts in counted.items()}
     return found
 
 
-def _personal(questions: Questions, model: Model) -> Personal:
+def _personal(questions: Questions, model: Model, number: int) -> Personal:
     found: dict[str, dict[str, dict[str, ClassificationCounts]]] = {}
     for part in ("validation", "test"):
-        told = questions.ask("personalise", model.arrays(), {"part": part}, part=part, heads=len(PERSONALISED))
+        told = questions.ask(
+            "personalise", model.arrays(), {"part": part, "round": number}, part=part, heads=len(PERSONALISED)
+        )
         for name, reply in told.good.items():
             counts = unpack_counts(reply.arrays)
             found.setdefault(name, {})[part] = dict(zip(PERSONALISED, counts, strict=True))

@@ -10,32 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from common.head import Head
-from common.job import Job
-from common.metrics import ClassificationCounts, Metrics, better, derive
-from common.projection import projection_of
-from common.ridge import Ridge
+from common.candidates import TEMPERATURES, Candidate, candidates, divided, improves, middle
+from common.errors import FederationError
+from common.head import Float32, Head
+from common.metrics import ClassificationCounts, Metrics, derive
 from common.sums import Sums
-from common.wire import MAX_HEADS
-from server.questions import Answers, Questions, pooled
+from server.questions import Answers, Questions, listed, pooled
 
 log = logging.getLogger(__name__)
-
-TEMPERATURES = tuple(float(2.0**exponent) for exponent in np.arange(-2.0, 5.01, 0.25))
-"""Factors by which the logits are divided when the best head is calibrated."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A head and how it came about: the stages it reads, the ridge strength, and whether classes were balanced."""
-
-    stages: str
-    strength: float
-    balanced: bool
-    head: Head
 
 
 @dataclass(frozen=True)
@@ -52,19 +34,24 @@ class ClosedForm:
     seconds: float
 
 
-def closed_form(questions: Questions, needed: int) -> ClosedForm | None:
-    """The closed-form head of the federation; None if fewer than `needed` hospitals sent usable sums."""
+def closed_form(
+    questions: Questions, needed: int, pretrained: Mapping[str, Float32] | None = None, tries: int = 1
+) -> ClosedForm:
+    """The closed-form head of the federation.
+
+    pretrained: the arrays of the backbone that the job tunes; the head reads them.
+
+    Raises:
+        FederationError: `tries` times fewer than `needed` hospitals sent usable sums.
+    """
     start = time.perf_counter()
-    answers = questions.ask("statistics", number=1)
-    for name, reason in answers.dropped.items():
-        log.warning("the sums go on without %s: %s", name, reason)
-    if len(answers.good) < needed:
-        return None
+    answers = _answers(questions, needed, tries)
     replies = [reply.arrays for reply in answers.good.values()]
     sums = [Sums.from_triangle(arrays["gram"], arrays["class-sums"]) for arrays in replies]
     found = candidates(questions.job, sum(sums[1:], sums[0]))
-    best, metrics = _choose(questions, found)
-    temperature, calibrated = _calibrate(questions, best.head)
+    tuned = pretrained or {}
+    best, metrics = _choose(questions, found, tuned)
+    temperature, calibrated = _calibrate(questions, best.head, tuned)
     choice = {
         "candidates": len(found),
         "stages": best.stages,
@@ -72,59 +59,29 @@ def closed_form(questions: Questions, needed: int) -> ClosedForm | None:
         "class_weights": "balanced" if best.balanced else "none",
         "temperature": temperature,
     }
-    head = _divided(best.head, temperature)
+    head = divided(best.head, temperature)
     return ClosedForm(head, calibrated or metrics, answers, choice, time.perf_counter() - start)
 
 
-def candidates(job: Job, sums: Sums) -> list[Candidate]:
-    """The heads that the job's options allow, on standardised features (C, D), at most `MAX_HEADS`.
-
-    Subsets of stages are blocks of the same sums, so they cost no further exchange.
-    """
-    strengths = job.method.ridge or []
-    balancing = {"none": (False,), "balanced": (True,)}.get(job.method.class_weights, (False, True))
-    subsets = list(subsets_of(job).items())[: max(1, MAX_HEADS // (len(strengths) * len(balancing)))]
-    found = []
-    for name, columns in subsets:
-        ridge = Ridge(sums, columns)
-        for strength in strengths:
-            for balanced in balancing:
-                head = ridge.logits(strength, balanced)
-                found.append(Candidate(name, strength, balanced, _unprojected(job, head)))
-    return found[:MAX_HEADS]
+def _answers(questions: Questions, needed: int, tries: int) -> Answers:
+    """The sums of enough hospitals."""
+    for _ in range(tries):
+        answers = questions.ask("statistics", number=1)
+        for name, reason in answers.dropped.items():
+            log.warning("the sums go on without %s: %s", name, reason)
+        if len(answers.good) >= needed:
+            return answers
+    raise FederationError(f"no round had a quorum, so there is no model: {listed(answers.dropped)}")
 
 
-def subsets_of(job: Job) -> dict[str, npt.NDArray[np.intp] | None]:
-    """The subsets of features that are tried, by name; the first, with all of them, is always there."""
-    blocks = job.feature_blocks
-    subsets: dict[str, npt.NDArray[np.intp] | None] = {"all": None}
-    if job.method.stage_subsets:
-        means = [block for block in blocks if block.pool != "max"]
-        if 1 < len(means) < len(blocks):
-            subsets["all, means"] = _columns(means)
-        if len(means) > 1:
-            subsets[f"{means[-1].stage}, mean"] = _columns(means[-1:])
-    return subsets
-
-
-def _columns(blocks: Sequence[object]) -> npt.NDArray[np.intp]:
-    return np.concatenate([np.arange(block.start, block.stop) for block in blocks])  # type: ignore[attr-defined]
-
-
-def _unprojected(job: Job, head: Head) -> Head:
-    """A head of projected features as one of the features themselves."""
-    if job.method.projection is None:
-        return head
-    matrix = projection_of(job).astype(np.float64)
-    return Head((head.weight.astype(np.float64) @ matrix.T).astype(np.float32), head.bias)
-
-
-def _choose(questions: Questions, found: Sequence[Candidate]) -> tuple[Candidate, Metrics | None]:
+def _choose(
+    questions: Questions, found: Sequence[Candidate], tuned: Mapping[str, Float32]
+) -> tuple[Candidate, Metrics | None]:
     """The candidate that is best on the validation patients of all hospitals, by the job's metric, then by log loss."""
-    counts = _validation(questions, [candidate.head for candidate in found])
+    counts = _validation(questions, [candidate.head for candidate in found], tuned)
     if counts is None:
         log.warning("no hospital has validation patients: the middle ridge strength is taken, uncalibrated")
-        return found[len(found) // 2], None
+        return middle(found), None
     metrics = [derive(one) for one in counts]
     best = 0
     for index in range(1, len(found)):
@@ -133,23 +90,12 @@ def _choose(questions: Questions, found: Sequence[Candidate]) -> tuple[Candidate
     return found[best], metrics[best]
 
 
-def improves(candidate: Metrics | None, incumbent: Metrics | None, select_by: str) -> bool:
-    """Whether a head is better on validation patients: by the chosen metric, then by log loss (few patients tie often).
-
-    Without any validation the later head is taken.
-    """
-    new, old = (getattr(metrics, select_by, None) for metrics in (candidate, incumbent))
-    if new == old and candidate and incumbent and candidate.log_loss is not None:
-        return better("log_loss", candidate.log_loss, incumbent.log_loss)
-    return old is None or better(select_by, new, old)
-
-
-def _calibrate(questions: Questions, head: Head) -> tuple[float, Metrics | None]:
+def _calibrate(questions: Questions, head: Head, tuned: Mapping[str, Float32]) -> tuple[float, Metrics | None]:
     """The temperature with the least log loss on the validation patients, and the metrics with it.
 
     Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
     """
-    counts = _validation(questions, [_divided(head, temperature) for temperature in TEMPERATURES])
+    counts = _validation(questions, [divided(head, temperature) for temperature in TEMPERATURES], tuned)
     if counts is None or not counts[0].n:
         return 1.0, None
     metrics = [derive(one) for one in counts]
@@ -157,12 +103,11 @@ def _calibrate(questions: Questions, head: Head) -> tuple[float, Metrics | None]
     return TEMPERATURES[best], metrics[best]
 
 
-def _validation(questions: Questions, heads: list[Head]) -> list[ClassificationCounts] | None:
-    found, _ = questions.count_heads(heads, "validation", 1)
+def _validation(
+    questions: Questions, heads: list[Head], tuned: Mapping[str, Float32]
+) -> list[ClassificationCounts] | None:
+    """Counts of each head on the validation patients of all hospitals, on the pretrained backbone; None if there are none."""
+    found, _ = questions.count_heads(heads, "validation", tuned=tuned)
     totals = [pooled([counts[index] for counts in found.values()]) for index in range(len(heads))]
     known = [total for total in totals if total is not None and total.n]
     return known if len(known) == len(heads) else None
-
-
-def _divided(head: Head, temperature: float) -> Head:
-    return Head((head.weight / temperature).astype(np.float32), (head.bias / temperature).astype(np.float32))

@@ -51,11 +51,18 @@ def screen(answers: list[Packed], expected: Expected) -> Packed | str:
     code = first.fields.get(REFUSAL)
     if code is not None:
         return f"declined: {code}" if code in _CODES else "declined without a known code"
-    schema = reply_schema(expected.kind, expected.job, expected.tuned)
+    schema = reply_schema(
+        expected.kind, expected.job, _tuned_in(first) if expected.kind == "initial" else expected.tuned
+    )
     problem = problem_with(first, schema, dimensions(expected.job, expected.heads)) or _wrong_field(first, expected)
     if problem is None:
         problem = _CHECKS[expected.kind](first, expected)
     return first if problem is None else problem
+
+
+def _tuned_in(packed: Packed) -> Shapes:
+    """The shapes of the tuned arrays as a reply has them: the coordinator has no network, so the digest decides."""
+    return {name.removeprefix(TUNED): array.shape for name, array in packed.arrays.items() if name.startswith(TUNED)}
 
 
 def _equal(one: Packed, other: Packed) -> bool:
@@ -98,7 +105,7 @@ def _describe_problem(packed: Packed, expected: Expected) -> str | None:
 
 def _initial_problem(packed: Packed, expected: Expected) -> str | None:
     wanted = expected.described.tuned_digest if expected.described else ""
-    given = {name.removeprefix(TUNED): array for name, array in packed.arrays.items()}
+    given = {name.removeprefix(TUNED): array.astype(np.float32) for name, array in packed.arrays.items()}
     return None if digest_of_arrays(given) == wanted else "the initial arrays do not have the digest that was declared"
 
 
@@ -111,7 +118,10 @@ def _statistics_problem(packed: Packed, expected: Expected) -> str | None:
     if packed.fields["examples"] != examples:
         return f"another number of examples than the {examples} it declared"
     sums = Sums.from_triangle(packed.arrays["gram"], packed.arrays["class-sums"])
-    if not np.array_equal(sums.class_counts, train * (examples // max(int(train.sum()), 1))) or sums.examples != examples:
+    if (
+        not np.array_equal(sums.class_counts, train * (examples // max(int(train.sum()), 1)))
+        or sums.examples != examples
+    ):
         return "the sums do not have the declared number of examples of each class"
     if expected.job.method.projection is None and not _same_features(sums, told, standardisation):
         return "the sums contradict the sums of features it described"
@@ -135,14 +145,23 @@ def _fit_problem(packed: Packed, expected: Expected) -> str | None:
     problem = _examples_problem(packed, expected)
     if problem:
         return problem
-    if "local-norm" in packed.fields and not packed.fields["local-norm"]:
-        return "field 'local-norm': expected more than 0"
+    if "local-norm" in packed.fields:
+        most = _most_steps(packed, expected) / (1.0 - (expected.job.method.momentum or 0.0))
+        if not 1.0 - 1e-6 <= float(packed.fields["local-norm"]) <= most + 1e-6:
+            return f"field 'local-norm': expected 1 to {most:g}, got one outside"
     if expected.start is not None:
         bound = expected.job.guard.max_update_norm
-        norm = Model.from_arrays(packed.arrays).distance(expected.start)
+        arrays = {name: array.astype(np.float32) for name, array in packed.arrays.items()}
+        norm = Model.from_arrays(arrays).distance(expected.start)
         if not norm <= bound:
             return f"the change has norm {norm:.3g}; guard.max_update_norm is {bound:g}"
     return _evaluate_problem(packed, expected)
+
+
+def _most_steps(packed: Packed, expected: Expected) -> int:
+    """Steps that a round of local training makes at most."""
+    local = expected.job.method.local
+    return local.epochs * -(-int(packed.fields["examples"]) // local.batch_size)
 
 
 def _examples_problem(packed: Packed, expected: Expected) -> str | None:

@@ -73,4 +73,7 @@ class FedNova:
 
 
 def _mean(weights: Float64, arrays: Sequence[Any]) -> Float64:
-    return sum((weight * array for weight, array in zip(weights, arrays, strict=True)), np.float64(0.0) * arrays[0])
+    total = np.zeros(np.shape(arrays[0]))
+    for weight, array in zip(weights, arrays, strict=True):
+        total += weight * array
+    return total

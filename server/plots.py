@@ -24,10 +24,12 @@ from common.intervals import wilson
 from common.metrics import ClassificationCounts, Float64, Int64, reliability
 from common.ranking import precision_recall_curve, ranking, roc_curve
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#7b61c9")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#7b61c9")
+"""Of lines and markers, in this order; on a page they are CSS variables, and so is `SOFT`, the colour of what stands back."""
+
 _ON_DARK = ("#5cb8ef", "#f28a3c", "#2cc295", "#e39bc5", "#f2c14e", "#b3a4f5")
-_INK, _SOFT, _LOST = "#1b2a41", "#5f6b7a", "#b45309"
-_VARIABLES = {one: f"c{index}" for index, one in enumerate(_COLOURS)} | {_INK: "ink", _SOFT: "soft", _LOST: "warn"}
+_INK, SOFT, _LOST = "#1b2a41", "#5f6b7a", "#b45309"
+_VARIABLES = {one: f"c{index}" for index, one in enumerate(COLOURS)} | {_INK: "ink", SOFT: "soft", _LOST: "warn"}
 _COLOUR = re.compile("|".join(_VARIABLES))
 _TAG = re.compile(r"<[^>]+>")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
@@ -44,15 +46,15 @@ _STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _SOFT,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
     "text.color": _INK,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "axes.grid": True,
-    "grid.color": _SOFT,
+    "grid.color": SOFT,
     "grid.alpha": 0.18,
     "axes.axisbelow": True,
     "figure.facecolor": "none",
@@ -77,7 +79,7 @@ class _Curve:
 
 def palette_css() -> tuple[str, str]:
     """Declarations of the variables the figures use: on a light page and on a dark one."""
-    light, dark = (";".join(f"--c{index}:{one}" for index, one in enumerate(row)) for row in (_COLOURS, _ON_DARK))
+    light, dark = (";".join(f"--c{index}:{one}" for index, one in enumerate(row)) for row in (COLOURS, _ON_DARK))
     return light, dark
 
 
@@ -112,10 +114,10 @@ def _by_round(
         axes = figure.subplots()
         for index, (label, values) in enumerate(defined.items()):
             marker = "." if len(numbers) <= _MOST_MARKERS else None
-            axes.plot(numbers, values, marker=marker, color=_COLOURS[index], linewidth=1.6, label=label)
+            axes.plot(numbers, values, marker=marker, color=COLOURS[index], linewidth=1.6, label=label)
             kept = numbers == best_round
-            axes.plot(numbers[kept], values[kept], "o", markersize=9, markerfacecolor="none", color=_COLOURS[index])
-        axes.axvline(best_round, color=_SOFT, linewidth=1, linestyle=":", label=f"kept: round {best_round}")
+            axes.plot(numbers[kept], values[kept], "o", markersize=9, markerfacecolor="none", color=COLOURS[index])
+        axes.axvline(best_round, color=SOFT, linewidth=1, linestyle=":", label=f"kept: round {best_round}")
         for index, number in enumerate(lost):
             said = "no quorum" if index == 0 else None
             axes.axvspan(number - 0.5, number + 0.5, color=_LOST, alpha=0.18, linewidth=0, label=said)
@@ -124,7 +126,7 @@ def _by_round(
         axes.set_title(title, loc="left", fontsize=10.5)
         axes.legend(loc="best")
 
-    return _svg(name, f"{title} by round; round {best_round} was kept", draw, height=3.3)
+    return draw_svg(name, f"{title} by round; round {best_round} was kept", draw, height=3.3)
 
 
 def roc_curves(
@@ -139,13 +141,13 @@ def roc_curves(
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.9, linestyle=":")
+        axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.9, linestyle=":")
         _draw_curves(axes, curves, roc_curve, lambda found: found.auroc, step=False)
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
         axes.set_title("ROC (area under the curve)", loc="left", fontsize=10.5)
         _legend(axes, "lower right")
 
-    return _svg("roc", "ROC curves of the test patients", draw, height=4.5) if curves else None
+    return draw_svg("roc", "ROC curves of the test patients", draw, height=4.5) if curves else None
 
 
 def precision_recall_curves(
@@ -158,14 +160,14 @@ def precision_recall_curves(
         axes = figure.subplots()
         if len(classes) == 2 and pooled.n:
             share = pooled.support[1] / pooled.n
-            axes.axhline(share, color=_SOFT, linewidth=0.9, linestyle=":", label=f"chance (pooled) {share:.3f}")
+            axes.axhline(share, color=SOFT, linewidth=0.9, linestyle=":", label=f"chance (pooled) {share:.3f}")
         _draw_curves(axes, curves, precision_recall_curve, lambda found: found.average_precision, step=True)
         axes.set(xlabel="recall (sensitivity)", ylabel="precision")
         axes.set_title("Precision and recall (average precision)", loc="left", fontsize=10.5)
         _legend(axes, "lower left")
 
     meaning = "Precision-recall curves of the test patients"
-    return _svg("precision-recall", meaning, draw, height=4.5) if curves else None
+    return draw_svg("precision-recall", meaning, draw, height=4.5) if curves else None
 
 
 def _curves(
@@ -175,19 +177,19 @@ def _curves(
     two = len(classes) == 2
     thin, thick = [], []
     for row in [1] if two else range(len(classes)):
-        own = _COLOURS[0 if two else row % len(_COLOURS)]
+        own = COLOURS[0 if two else row % len(COLOURS)]
         histograms = {name: one.histograms[row] for name, one in hospitals.items()}
         enough = {name: one for name, one in histograms.items() if one.sum(axis=1).min() >= FEWEST_FOR_A_CURVE}
         named = two and len(enough) <= _MOST_HOSPITALS_NAMED
         for index, (name, histogram) in enumerate(enough.items()):
             if named:
-                thin.append(_Curve(_short(name), histogram, _COLOURS[index + 1], thin=True))
+                thin.append(_Curve(_short(name), histogram, COLOURS[index + 1], thin=True))
             else:
                 crowd = f"each of {len(enough)} hospitals" if two and index == 0 else None
-                thin.append(_Curve(crowd, histogram, _SOFT if two else own, thin=True, area=False))
+                thin.append(_Curve(crowd, histogram, SOFT if two else own, thin=True, area=False))
         if ranking(pooled.histograms[row]):
             label = "pooled" if two else _short(classes[row])
-            dashes = _DASHES[row // len(_COLOURS) % len(_DASHES)]
+            dashes = _DASHES[row // len(COLOURS) % len(_DASHES)]
             thick.append(_Curve(label, pooled.histograms[row], own, thin=False, dashes=dashes))
     return [*thin, *thick]
 
@@ -227,17 +229,17 @@ def reliability_diagram(pooled: ClassificationCounts) -> str | None:
 
     def draw(figure: Figure) -> None:
         curve, bars = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-        curve.plot([least, 1], [least, 1], color=_SOFT, linewidth=0.9, linestyle=":", label="perfectly calibrated")
-        curve.vlines(confidence, reach[0], reach[1], color=_COLOURS[0], linewidth=1.1, alpha=0.6, label="95 % interval")
-        curve.plot(confidence, right, marker="o", markersize=5, color=_COLOURS[0], label="share that is right")
+        curve.plot([least, 1], [least, 1], color=SOFT, linewidth=0.9, linestyle=":", label="perfectly calibrated")
+        curve.vlines(confidence, reach[0], reach[1], color=COLOURS[0], linewidth=1.1, alpha=0.6, label="95 % interval")
+        curve.plot(confidence, right, marker="o", markersize=5, color=COLOURS[0], label="share that is right")
         curve.set(xlim=(min(least, confidence.min()) - 0.03, 1.03), ylim=(-0.02, 1.04), ylabel="share that is right")
         curve.set_title("Reliability", loc="left", fontsize=10.5)
         curve.legend(loc="lower right")
-        bars.bar(confidence, number, width=0.035, color=_COLOURS[0])
+        bars.bar(confidence, number, width=0.035, color=COLOURS[0])
         bars.set(xlabel="confidence in the class predicted", ylabel="test images")
         bars.yaxis.set_major_locator(MaxNLocator(3, integer=True))
 
-    return _svg("reliability", "Reliability diagram with the number of test images", draw, height=4.5)
+    return draw_svg("reliability", "Reliability diagram with the number of test images", draw, height=4.5)
 
 
 def _short(label: str) -> str:
@@ -246,7 +248,7 @@ def _short(label: str) -> str:
     return label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
 
 
-def _svg(name: str, meaning: str, draw: Callable[[Figure], None], height: float, width: float = 5.2) -> str:
+def draw_svg(name: str, meaning: str, draw: Callable[[Figure], None], height: float, width: float = 5.2) -> str:
     """An SVG element that says what it means; equal input gives equal text, and two figures share no id."""
     text = io.StringIO()
     with rc_context({**_STYLE, "svg.hashsalt": f"consilium-{name}"}), warnings.catch_warnings():

@@ -87,14 +87,15 @@ class Questions:
     ) -> tuple[dict[str, list[ClassificationCounts]], dict[str, str]]:
         """Counts of each head on one part of the data by hospital, and the hospitals that gave none.
 
-        tuned: arrays of the backbone below the heads; as pretrained if there are none.
+        number: the round that made the heads, 0 for the pretrained backbone. tuned: the arrays of the backbone that the job
+        tunes, as they are below the heads.
         """
         found: dict[str, list[ClassificationCounts]] = {}
         dropped: dict[str, str] = {}
         for first in range(0, len(heads), MAX_HEADS):
             some = heads[first : first + MAX_HEADS]
             arrays = {**pack_heads(some), **{f"{TUNED}{name}": array for name, array in (tuned or {}).items()}}
-            told = self.ask("evaluate", arrays, {"part": part}, number, part, len(some))
+            told = self.ask("evaluate", arrays, {"part": part, "round": number}, number, part, len(some))
             dropped |= told.dropped
             for name, reply in told.good.items():
                 found.setdefault(name, []).extend(unpack_counts(reply.arrays))
@@ -110,6 +111,11 @@ class Questions:
     def dims(self) -> dict[str, int]:
         """The value of each shape letter."""
         return dimensions(self.job)
+
+
+def listed(reasons: Mapping[str, str]) -> str:
+    """Reasons by hospital, as one line."""
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
 def pooled(counts: list[ClassificationCounts]) -> ClassificationCounts | None:

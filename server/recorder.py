@@ -22,10 +22,12 @@ import numpy as np
 
 from common.artifact import Manifest, save_model, write_atomically
 from common.backbones import backbone_row
+from common.candidates import improves
 from common.errors import ConfigError
 from common.job import Job
 from common.metrics import ClassificationCounts, derive, intervals, worst
-from common.wire import PARTS
+from common.wire import PARTS, PERSONALISED
+from server.afterwards import Personal
 from server.checkpoint import Checkpoint, Round, load_checkpoint, save_checkpoint
 from server.rounds import Outcome
 
@@ -45,7 +47,8 @@ class Recorder:
         self.checkpoint: Checkpoint | None = None
         if resume:
             self.checkpoint = load_checkpoint(folder / LAST_CHECKPOINT)
-            self._forget_rounds_from(self.checkpoint.last.number)
+            last = self.checkpoint.last.number
+            self._forget_rounds_from(last + 1 if self.checkpoint.judged else last)
         elif (folder / ROUNDS).exists() or (folder / SUMMARY).exists():
             raise ConfigError(f"{folder} holds a run already; give another --out, or --resume to go on with that one")
         else:
@@ -85,11 +88,16 @@ class Recorder:
             metrics=summary["metrics"]["pooled"],
             versions=versions(),
         )
-        save_model(self.folder / MODEL, outcome.head, manifest)
+        save_model(self.folder / MODEL, outcome.model, manifest)
         counts = {
             "pooled": _plain(_sum(outcome)),
             "hospitals": {name: _plain(one) for name, one in outcome.test.items()},
         }
+        if outcome.after.cross_site:
+            counts["cross_site"] = {
+                trained: {where: _plain(one) for where, one in row.items()}
+                for trained, row in outcome.after.cross_site.items()
+            }
         write_atomically(self.folder / COUNTS, json.dumps(counts))
         write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=1))
         return summary
@@ -152,6 +160,12 @@ def summarise(job: Job, outcome: Outcome, engine: str, rounds_before: int = 0) -
             }
             for name, one in described.items()
         },
+        "closed_form": outcome.choice,
+        "cross_site": {
+            trained: {where: asdict(derive(counts)) for where, counts in row.items()}
+            for trained, row in outcome.after.cross_site.items()
+        },
+        "personalisation": personalisation(outcome.after.personal, job.evaluation.select_by),
         "missing_classes": members.missing_classes(job.classes),
         "dropped": {**members.dropped, **{name: f"at the test: {why}" for name, why in outcome.test_dropped.items()}},
         "images": {
@@ -167,20 +181,42 @@ def summarise(job: Job, outcome: Outcome, engine: str, rounds_before: int = 0) -
 
 def _sum(outcome: Outcome) -> ClassificationCounts:
     """The test counts of all hospitals together."""
-    return sum(outcome.test.values(), ClassificationCounts.zeros(outcome.head.weight.shape[0]))
+    return sum(outcome.test.values(), ClassificationCounts.zeros(len(outcome.model.head.bias)))
 
 
 def _communication(job: Job, outcome: Outcome, rounds: int) -> dict[str, Any]:
     hospitals = len(outcome.members.members)
-    whole_model = 2 * hospitals * rounds * backbone_row(job.backbone.name).parameters * 4
+    # The closed-form round counts as one: the whole model would have been sent at least once.
+    whole_model = 2 * hospitals * max(rounds, 1) * backbone_row(job.backbone.name).parameters * 4
     total = outcome.bytes_up + outcome.bytes_down
     return {
         "bytes_up": outcome.bytes_up,
         "bytes_down": outcome.bytes_down,
-        "head_bytes": outcome.head.nbytes,
+        "head_bytes": outcome.model.head.nbytes,
+        "model_bytes": outcome.model.nbytes,
         "whole_model_bytes": whole_model,
         "times_less_than_whole_model": round(whole_model / total, 1) if total else None,
     }
+
+
+def personalisation(personal: Personal, select_by: str) -> dict[str, Any]:
+    """For each hospital the metrics of the global, the personalised and its own model on its own test patients.
+
+    `best` is the model that its own validation patients favour, so the test patients have no say in it.
+    """
+    found = {}
+    for name, parts in personal.items():
+        best = None
+        for model in PERSONALISED:
+            metrics = derive(parts["validation"][model])
+            if metrics.n and (best is None or improves(metrics, derive(parts["validation"][best]), select_by)):
+                best = model
+        found[name] = {
+            "best": best,
+            "validation": {model: asdict(derive(counts)) for model, counts in parts["validation"].items()},
+            "test": {model: asdict(derive(counts)) for model, counts in parts["test"].items()},
+        }
+    return found
 
 
 def _intervals(counts: ClassificationCounts) -> Mapping[str, list[float] | None]:

@@ -173,7 +173,7 @@ round. {% if resumed is not none %}The times, and the bytes of the whole run, be
 <tr{{ " class=kept" if one.round == summary.best_round }}><th>{{ one.round }}{{ " (no quorum)" if one.lost }}</th>
 {%- for metric in ("auroc", "accuracy", "log_loss") %}<td>{{ (one.validation or {}).get(metric) | number }}</td>{% endfor %}
 <td>{{ one.train_loss | number }}</td>
-<td>{{ one.update_norms | length }} of {{ one.update_norms | length + one.dropped | length }}</td>
+<td>{{ one.answered | length }} of {{ one.answered | length + one.dropped | length }}</td>
 <td>{{ one.bytes_up | size }}</td><td>{{ one.bytes_down | size }}</td><td>{{ "%.2f" | format(one.seconds) }}</td></tr>
 {% for name, reason in one.dropped.items() %}
 <tr><th></th><td colspan="8">without {{ name }}: {{ reason }}</td></tr>

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from common.candidates import improves
 from common.errors import ArtifactError, FederationError
 from common.head import Float32, Head, Standardisation
 from common.job import Job
@@ -20,11 +21,11 @@ from common.model import TUNED, Model
 from common.wire import CONTROL, Packed
 from server.afterwards import Afterwards, afterwards
 from server.checkpoint import Checkpoint, Round
-from server.closed_form import closed_form, improves
+from server.closed_form import closed_form
 from server.exchange import Exchange
 from server.members import Members, accept_members
 from server.meter import Meter
-from server.questions import Answers, Questions, pooled
+from server.questions import Answers, Questions, listed, pooled
 from server.strategies import Aggregator, Update, hospitals_needed
 
 log = logging.getLogger(__name__)
@@ -84,8 +85,8 @@ def run_job(job: Job, exchange: Exchange, hooks: Hooks | None = None, resume: Ch
         training = _Training(questions, hooks, pretrained, resume)
         training.run()
         with meter.phase("evaluate"):
-            test, dropped = questions.count(training.best_model, "test", training.done)
-        after = afterwards(questions, training.best_model, pretrained)
+            test, dropped = questions.count(training.best_model, "test", training.best_round or 0)
+        after = afterwards(questions, training.best_model, training.best_round or 0, pretrained)
     if not test:
         log.warning("no hospital evaluated the model on test patients: %s", dropped)
     return Outcome(
@@ -118,9 +119,7 @@ def _needed(job: Job) -> int:
 
 def _require_same(job: Job, members: Members, resume: Checkpoint | None) -> None:
     if resume and (resume.job_id, resume.fingerprint) != (job.job_id, members.fingerprint):
-        raise ArtifactError(
-            "the checkpoint is of another job or another feature space; resume the job it was made by"
-        )
+        raise ArtifactError("the checkpoint is of another job or another feature space; resume the job it was made by")
 
 
 def _standardisation(members: Members) -> Standardisation:
@@ -147,11 +146,7 @@ def _initial(questions: Questions) -> dict[str, Float32]:
         reasons |= told.dropped
         for reply in told.good.values():
             return {name.removeprefix(TUNED): array.astype(np.float32) for name, array in reply.arrays.items()}
-    raise FederationError(f"no hospital sent the pretrained arrays that the job tunes: {_listed(reasons)}")
-
-
-def _listed(reasons: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise FederationError(f"no hospital sent the pretrained arrays that the job tunes: {listed(reasons)}")
 
 
 class _Training:
@@ -209,17 +204,16 @@ class _Training:
                 counts, _ = self._questions.count(self._model, "validation", self.done)
             self._judge(self._pending, self._model, pooled(list(counts.values())))
         if self.best_round is None:
-            raise FederationError(f"no round had a quorum, so there is no model: {_listed(self._dropped)}")
+            raise FederationError(f"no round had a quorum, so there is no model: {listed(self._dropped)}")
 
     def _closed_form(self) -> None:
-        """The closed-form head: round 1 of method analytic, round 0 of a method that goes on from it."""
+        """The closed-form head: round 1 of method analytic, round 0 of a method that goes on from it.
+
+        Raises:
+            FederationError: too few hospitals sent usable sums.
+        """
         with self._meter.phase("statistics"):
-            for _ in range(LOST_ROUNDS_IN_A_ROW):
-                found = closed_form(self._questions, _needed(self._job))
-                if found is not None:
-                    break
-            else:
-                raise FederationError(f"no round had a quorum, so there is no model: {_listed(self._dropped)}")
+            found = closed_form(self._questions, _needed(self._job), self._model.tuned, LOST_ROUNDS_IN_A_ROW)
         made = Round(
             number=0 if self._job.method.iterative else 1,
             lost=False,
@@ -235,9 +229,10 @@ class _Training:
         self._model = self.best_model = Model(found.head, self._model.tuned)
         self.best_round = self.done = made.number
         self._best_validation, self.choice = found.validation, found.choice
-        self._save(made)
+        # Recorded before it is saved: a run that goes on from the checkpoint will not judge it again.
         for judged in self._hooks.judged:
             judged(made)
+        self._save(made)
 
     def _fit(self, number: int) -> tuple[Round, ClassificationCounts | None]:
         """One round: what happened, and the pooled validation counts of the model that was sent."""
@@ -305,7 +300,9 @@ def _update(hospital: str, reply: Packed) -> Update:
     }
     norm = reply.fields.get("local-norm")
     model = Model.from_arrays({name: array.astype(np.float32) for name, array in reply.arrays.items()})
-    return Update(hospital, model, int(reply.fields["examples"]), control or None, None if norm is None else float(norm))
+    return Update(
+        hospital, model, int(reply.fields["examples"]), control or None, None if norm is None else float(norm)
+    )
 
 
 def _loss_sum(reply: Packed) -> float:

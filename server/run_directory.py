@@ -14,6 +14,7 @@ from common.metrics import ClassificationCounts
 _OF_A_ROUND = (
     "round",
     "lost",
+    "answered",
     "train_loss",
     "validation",
     "update_norms",
@@ -27,13 +28,17 @@ REMEDY = "copy the run directory again, or run the job again"
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What the files of a run directory say: job, summary, test counts pooled and by hospital, rounds."""
+    """What the files of a run directory say: job, summary, test counts pooled and by hospital, rounds.
+
+    cross_site: counts by who trained a head and where it was counted; empty if the job did not ask.
+    """
 
     job: Mapping[str, Any]
     summary: Mapping[str, Any]
     pooled: ClassificationCounts
     hospitals: Mapping[str, ClassificationCounts]
     rounds: Sequence[Mapping[str, Any]]
+    cross_site: Mapping[str, Mapping[str, ClassificationCounts]]
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -50,6 +55,10 @@ def read_run(folder: Path) -> FinishedRun:
     try:
         pooled = _counts(plain["pooled"], len(job["classes"]))
         hospitals = {name: _counts(one, len(job["classes"])) for name, one in plain["hospitals"].items()}
+        cross_site = {
+            trained: {where: _counts(one, len(job["classes"])) for where, one in row.items()}
+            for trained, row in plain.get("cross_site", {}).items()
+        }
     except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise ArtifactError(
             f"{path} is damaged: expected counts of {len(job.get('classes', ()))} classes, pooled and by hospital, "
@@ -61,9 +70,8 @@ def read_run(folder: Path) -> FinishedRun:
         )
     path = folder / "rounds.jsonl"
     lines = enumerate(_read(path).splitlines(), 1)
-    return FinishedRun(
-        job, summary, pooled, hospitals, [_mapping(line, f"{path}, line {at}", _OF_A_ROUND) for at, line in lines]
-    )
+    rounds = [_mapping(line, f"{path}, line {at}", _OF_A_ROUND) for at, line in lines]
+    return FinishedRun(job, summary, pooled, hospitals, rounds, cross_site)
 
 
 def _read(path: Path) -> str:

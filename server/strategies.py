@@ -121,7 +121,7 @@ class Aggregator:
             examples = [update.examples for update in updates]
             models = [_float64(update.model) for update in updates]
             told = [update.control if isinstance(strategy, Scaffold) else update.local_norm for update in updates]
-            after = strategy.combine(before, models, examples, told)
+            after: Arrays = strategy.combine(before, models, examples, told)
         else:
             after = _combined_by_flower(strategy, server_round, before, updates)
         return Model.from_arrays({name: array.astype(np.float32) for name, array in after.items()})

@@ -99,7 +99,7 @@ def confusion_rows(pooled: ClassificationCounts) -> list[list[tuple[int, float |
 def sent_rows(summary: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What was sent, in words and as amounts."""
     sent, resumed = summary["communication"], "resumed_after_round" in summary
-    asked = sum(len(one["update_norms"]) + len(one["dropped"]) for one in rounds)
+    asked = sum(len(one["answered"]) + len(one["dropped"]) for one in rounds)
     each = [size(sum(one[way] for one in rounds) / asked) if asked else "–" for way in ("bytes_up", "bytes_down")]
     # What a resumed run counts began at the resumption, the whole model's bytes at the first round.
     less = None if resumed else sent["times_less_than_whole_model"]

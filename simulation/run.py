@@ -19,13 +19,13 @@ from typing import Any
 from flwr.app import Context, RecordDict
 
 from client.app import app as client_app
-from client.hospital import shared_backbone
+from client.preparation import shared_backbone
 from client.records import assign, read_rows
 from common.artifact import Manifest, load_model, write_atomically
 from common.config_file import unknown
 from common.errors import ConfigError, DataError
-from common.head import Head
 from common.job import Job, require_runnable
+from common.model import Model
 from server.app import app as server_app
 from server.recorder import JOB, MODEL, SUMMARY
 from server.strategies import hospitals_needed
@@ -40,7 +40,7 @@ class SimulationResult:
 
     folder: Path
     summary: Mapping[str, Any]
-    head: Head
+    model: Model
     manifest: Manifest
 
 
@@ -85,8 +85,8 @@ def simulate(
         run_with_ray({name: str(folder.resolve()) for name, folder in hospitals.items()}, {**config, **settings}, out)
     else:
         _run_in_process(hospitals, config, settings)
-    head, manifest = load_model(out / MODEL)
-    return SimulationResult(out, json.loads((out / SUMMARY).read_text(encoding="utf-8")), head, manifest)
+    model, manifest = load_model(out / MODEL)
+    return SimulationResult(out, json.loads((out / SUMMARY).read_text(encoding="utf-8")), model, manifest)
 
 
 def _run_in_process(hospitals: Mapping[str, Path], config: dict[str, str | bool], settings: Mapping[str, str]) -> None:

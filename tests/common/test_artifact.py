@@ -16,11 +16,23 @@ from common.artifact import FORMAT, Manifest, load_model, save_model, write_atom
 from common.errors import ArtifactError
 from common.head import Head
 from common.job import parse_job
+from common.model import Model
 
 JOB = parse_job(
-    {"name": "demo", "classes": ["a", "b"], "backbone": {"name": "resnet18", "weights": "random"}, "method": "fedprox"}
+    {
+        "name": "demo",
+        "classes": ["a", "b"],
+        "backbone": {"name": "mobilenet_v2", "weights": "random"},
+        "features": {"stages": ["features.3"], "pool": ["mean"]},
+        "method": "fedprox",
+    }
 )
-HEAD = Head(np.array([[1, 2, 3], [-1, 0.5, 1e30]], np.float32), np.array([0.25, -7], np.float32))
+HEAD = Head(
+    np.array([[1, 2, 3] * 8, [-1, 0.5, 1e30] * 8], np.float32),
+    np.array([0.25, -7], np.float32),
+)
+TUNED = {"features.18.0.weight": np.arange(6, dtype=np.float32).reshape(3, 1, 2), "features.18.1.bias": np.ones(3, np.float32)}
+MODEL = Model(HEAD, TUNED)
 
 
 def manifest(**changes: Any) -> Manifest:
@@ -40,7 +52,7 @@ def manifest(**changes: Any) -> Manifest:
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(path, HEAD, manifest())
+    save_model(path, MODEL, manifest())
     return path.read_bytes()
 
 
@@ -48,8 +60,10 @@ def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def refused(path: Path, content: bytes) -> str:
-    path.write_bytes(content)
+def refused(path: Path, content: bytes | None = None) -> str:
+    """The message about a file, of this content if it is given."""
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(ArtifactError) as caught:
         load_model(path)
     assert str(path) in str(caught.value)
@@ -58,17 +72,18 @@ def refused(path: Path, content: bytes) -> str:
 
 def forged(path: Path, head: Head, **changes: Any) -> str:
     """The message about a file that was written in good order, but says `changes`."""
-    save_model(path, head, manifest(**changes))
+    save_model(path, Model(head), manifest(**changes))
     return refused(path, path.read_bytes())
 
 
 def test_a_model_round_trips(tmp_path: Path) -> None:
     path = tmp_path / "run" / "model.safetensors"
-    save_model(path, HEAD, manifest())
-    head, found = load_model(path)
-    assert np.array_equal(head.weight, HEAD.weight)
-    assert np.array_equal(head.bias, HEAD.bias)
-    assert (head.weight.dtype, head.bias.dtype) == (np.float32, np.float32)
+    save_model(path, MODEL, manifest())
+    model, found = load_model(path)
+    assert list(model.arrays()) == list(MODEL.arrays())
+    for name, array in MODEL.arrays().items():
+        assert np.array_equal(model.arrays()[name], array)
+        assert model.arrays()[name].dtype == np.float32
     assert found == manifest()
     assert found.job.job_id == JOB.job_id
     assert found.format == FORMAT
@@ -76,8 +91,15 @@ def test_a_model_round_trips(tmp_path: Path) -> None:
 
 def test_a_head_in_another_memory_layout_round_trips(tmp_path: Path) -> None:
     turned = Head(np.asfortranarray(HEAD.weight), HEAD.bias[::-1][::-1])
-    save_model(tmp_path / "m", turned, manifest())
-    assert np.array_equal(load_model(tmp_path / "m")[0].weight, HEAD.weight)
+    save_model(tmp_path / "m", Model(turned, {"w": np.asfortranarray(TUNED["features.18.0.weight"])}), manifest())
+    found = load_model(tmp_path / "m")[0]
+    assert np.array_equal(found.head.weight, HEAD.weight)
+    assert np.array_equal(found.tuned["w"], TUNED["features.18.0.weight"])
+
+
+def test_a_model_without_tuned_arrays_round_trips(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", Model(HEAD), manifest())
+    assert load_model(tmp_path / "m")[0].tuned == {}
 
 
 def test_any_length_but_the_whole_is_refused(tmp_path: Path, content: bytes) -> None:
@@ -89,11 +111,16 @@ def test_any_length_but_the_whole_is_refused(tmp_path: Path, content: bytes) -> 
 
 def test_any_changed_byte_is_found(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m"
-    for position in range(len(content)):
-        for bit in (0, 5):
-            changed = bytearray(content)
-            changed[position] ^= 1 << bit
-            assert refused(path, bytes(changed))
+    path.write_bytes(content)
+    with path.open("r+b", buffering=0) as file:
+        for position, byte in enumerate(content):
+            for written in (byte ^ 1, byte ^ 1 << 5):
+                file.seek(position)
+                file.write(bytes([written]))
+                assert refused(path)
+            file.seek(position)
+            file.write(bytes([byte]))
+    assert load_model(path)
 
 
 @given(st.binary(max_size=300))
@@ -115,6 +142,7 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
         ({"weight": HEAD.weight, "bias": HEAD.bias}, {"format": "pt"}),
         ({"weight": HEAD.weight}, {"consilium": "{}"}),
         ({"weight": HEAD.weight, "bias": HEAD.bias, "more": HEAD.bias}, {"consilium": "{}"}),
+        ({"weight": HEAD.weight, "bias": HEAD.bias, "tuned.a": HEAD.bias.astype(np.float64)}, {"consilium": "{}"}),
         ({"weight": HEAD.weight.astype(np.float64), "bias": HEAD.bias}, {"consilium": "{}"}),
         ({}, None),
     ],
@@ -146,18 +174,19 @@ def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m"
     assert "job_id does not belong to the job" in forged(path, HEAD, job_id=other.job_id)
     assert "job_id does not belong to the job" in forged(path, HEAD, job=other)
-    three = Head.zeros(3, 3)
-    assert "expected weight (2, D) and bias (2,), got (3, 3) and (3,)" in forged(path, three)
-    assert "expected weight (2, D)" in forged(path, Head(HEAD.bias, HEAD.bias))
-    assert "expected weight (2, D)" in forged(path, Head(HEAD.weight, HEAD.weight))
+    three = Head.zeros(3, 24)
+    assert "expected weight (2, 24) and bias (2,), got (3, 24) and (3,)" in forged(path, three)
+    assert "expected weight (2, 24) and bias (2,), got (2, 25) and (2,)" in forged(path, Head.zeros(2, 25))
+    assert "expected weight (2, 24)" in forged(path, Head(HEAD.bias, HEAD.bias))
+    assert "expected weight (2, 24)" in forged(path, Head(HEAD.weight, HEAD.weight))
 
 
 def test_a_manifest_of_another_version_says_what_is_wrong(tmp_path: Path) -> None:
-    later = manifest().model_copy(update={"format": "consilium-model-2"})
-    save_model(tmp_path / "m", HEAD, later)
+    other = manifest().model_copy(update={"format": "consilium-model-1"})
+    save_model(tmp_path / "m", MODEL, other)
     found = refused(tmp_path / "m", (tmp_path / "m").read_bytes())
     assert "its manifest cannot be read by this version" in found
-    assert "format: input should be 'consilium-model-1', got 'consilium-model-2'" in found
+    assert "format: input should be 'consilium-model-2', got 'consilium-model-1'" in found
 
 
 def test_a_write_replaces_the_whole_file(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {
     "backbone": {"name": "resnet18", "weights": "IMAGENET1K_V1"},
 }
 DIGEST = "ab" * 32
-GOLDEN_ID = "36296c7c3ef7b9b8704eacc93d180ef19d2a8cf83891594c4e2824d22f5fe021"
+GOLDEN_ID = "51149559f3ac88a946a0d080fe46493401cffb2e47b27d4ac4146d19c6030ff5"
 
 
 def job(**changes: Any) -> Job:
@@ -45,7 +45,9 @@ def shuffled(value: Any) -> Any:
 def test_a_minimal_job_has_the_documented_defaults() -> None:
     found = job()
     assert (found.num_classes, found.size_px, found.seed, found.other_labels) == (2, 224, 0, "error")
-    assert (found.method.name, found.method.rounds, found.method.proximal_mu) == ("fedavg", 20, None)
+    assert (found.method.name, found.method.rounds, found.method.proximal_mu) == ("analytic", 1, None)
+    assert (found.modality, found.tune.part, found.personalisation) == ("other", "head", None)
+    assert not found.evaluation.cross_site
     assert (found.evaluation.test_fraction, found.evaluation.select_by) == (0.2, "auroc")
     assert found.quorum.min_hospitals == 2
     assert not found.privacy.secure_aggregation
@@ -111,7 +113,7 @@ def test_a_job_comes_back_from_its_canonical_json(changes: dict[str, Any]) -> No
 
 @given(st.integers(0, 2**63 - 1), st.floats(1e-12, 1e12), st.floats(0, 0.49), st.sampled_from(SELECTABLE))
 def test_every_number_survives_the_canonical_json(seed: int, lr: float, share: float, select_by: str) -> None:
-    sent = job(seed=seed, method={"lr": lr}, evaluation={"test_fraction": share, "select_by": select_by})
+    sent = job(seed=seed, method={"name": "fedavg", "lr": lr}, evaluation={"test_fraction": share, "select_by": select_by})
     assert job_from_json(sent.canonical_json()) == sent
 
 
@@ -158,7 +160,7 @@ def test_all_problems_of_a_file_are_named_together(tmp_path: Path) -> None:
         "  - classes: list should have at least 2 items after validation, not 1, got a list",
         "  - backbone.name: unknown backbone 'resnet19'; did you mean 'resnet18'?; choose one of: resnet18, resnet34, ",
         "  - image.sise: unknown key; did you mean 'size'?; the keys here are: fit, size",
-        "  - method.name: unknown method 'fedpox'; did you mean 'fedprox'?; choose one of: fedavg, ",
+        "  - method.name: unknown method 'fedpox'; did you mean 'fedprox'?; choose one of: analytic, ",
         "  - method.lr: input should be greater than 0, got -1",
         "  - evaluation.select_by: input should be 'auroc', ",
         "  - seed: expected a number, got '7'",
@@ -169,8 +171,8 @@ def test_all_problems_of_a_file_are_named_together(tmp_path: Path) -> None:
 
 def test_a_job_file_and_its_small_numbers(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
-    path.write_text(f"{json.dumps(MINIMAL)[:-1]}, method: {{lr: 1e-3}}, seed: 7}}")
-    assert load_job(path) == job(method={"lr": 0.001}, seed=7)
+    path.write_text(f"{json.dumps(MINIMAL)[:-1]}, method: {{name: fedavg, lr: 1e-3}}, seed: 7}}")
+    assert load_job(path) == job(method={"name": "fedavg", "lr": 0.001}, seed=7)
 
 
 @pytest.mark.parametrize("text", [".inf", "-.inf", ".nan", ".NaN", "1e999"])
@@ -188,7 +190,9 @@ def test_numbers_without_end_are_refused(tmp_path: Path, text: str) -> None:
         ({"seed": "3"}, "seed"),
         ({"image": {"size": "224"}}, "image.size"),
         ({"method": {"rounds": True}}, "method.rounds"),
-        ({"method": {"lr": "0.1"}}, "method.lr"),
+        ({"method": {"name": "fedavg", "lr": "0.1"}}, "method.lr"),
+        ({"tune": {"part": "full", "views": "8"}}, "tune.views"),
+        ({"personalisation": {"epochs": True}}, "personalisation.epochs"),
         ({"evaluation": {"test_fraction": False}}, "evaluation.test_fraction"),
         ({"quorum": {"deadline_s": True}}, "quorum.deadline_s"),
         ({"privacy": {"differential_privacy": {"epsilon": "3"}}}, "privacy.differential_privacy.epsilon"),
@@ -207,14 +211,23 @@ def test_words_and_truth_values_are_no_numbers(changes: dict[str, Any], place: s
         ({"seed": 16**5000}, "seed"),
         ({"image": {"size": 31}}, "image.size"),
         ({"image": {"size": 1025}}, "image.size"),
-        ({"method": {"batch_size": 16**5000}}, "method.batch_size"),
+        ({"method": {"name": "fedavg", "batch_size": 16**5000}}, "method.batch_size"),
+        ({"features": {"views": 0}}, "features.views"),
+        ({"features": {"views": 33}}, "features.views"),
+        ({"features": {"pool": []}}, "features.pool"),
+        ({"features": {"stages": []}}, "features.stages"),
+        ({"features": None}, "features"),
+        ({"personalisation": {"epochs": 0}}, "personalisation.epochs"),
+        ({"personalisation": {"lr": 0}}, "personalisation.lr"),
         ({"evaluation": {"test_fraction": 1.0}}, "evaluation.test_fraction"),
         ({"privacy": {"differential_privacy": {"epsilon": 0}}}, "privacy.differential_privacy.epsilon"),
         ({"privacy": {"differential_privacy": {"epsilon": 1, "delta": 1}}}, "privacy.differential_privacy.delta"),
         ({"quorum": {"min_hospitals": 0}}, "quorum.min_hospitals"),
         ({"quorum": {"deadline_s": 0}}, "quorum.deadline_s"),
         ({"guard": {"max_update_norm": 0}}, "guard.max_update_norm"),
-        ({"tune": "all"}, "tune"),
+        ({"tune": "all"}, "tune.part"),
+        ({"tune": 3}, "tune"),
+        ({"method": "fedavg", "tune": {"part": "full", "views": 1001}}, "tune.views"),
         ({"other_labels": "keep"}, "other_labels"),
         ({"privacy": None}, "privacy"),
     ],
@@ -293,3 +306,109 @@ def test_what_cannot_be_given_is_refused_not_left_out() -> None:
     both = job(privacy={"secure_aggregation": True, "differential_privacy": {"epsilon": 3}})
     with pytest.raises(ConfigError, match=r"privacy\.secure_aggregation and privacy\.differential_privacy: asked for"):
         require_runnable(both)
+
+
+def stages(found: Job) -> list[str]:
+    return list(dict.fromkeys(block.stage for block in found.feature_blocks))
+
+
+def test_the_closed_form_reads_all_stages_and_the_others_the_last() -> None:
+    """resnet18 has stages of 64, 128, 256 and 512 channels; each gives its mean and its maximum."""
+    several = job()
+    assert (several.features.stages, several.features.pool, several.features.mirror) == ("all", ["mean", "max"], False)
+    assert stages(several) == ["layer1.1", "layer2.1", "layer3.1", "output"]
+    assert several.num_features == 2 * (64 + 128 + 256 + 512)
+    last = job(method="fedavg")
+    assert (last.features.stages, last.features.pool, last.features.mirror) == ("last", ["mean"], False)
+    assert last.num_features == 512
+    assert job(method={"name": "fedavg", "warm_start": "analytic"}).features == several.features
+
+
+@pytest.mark.parametrize(
+    ("method", "features", "pool", "width"),
+    [
+        ("analytic", {"stages": "last"}, ["mean"], 512),
+        ("analytic", {"pool": ["mean"]}, ["mean"], 960),
+        ("analytic", {"stages": ["layer1.1"]}, ["mean", "max"], 128),
+        ("analytic", {"stages": "layer1.1"}, ["mean", "max"], 128),
+        ("fedavg", {"stages": "all"}, ["mean", "max"], 1920),
+        ("fedavg", {"stages": ["output", "layer1.1"], "pool": ["max"]}, ["max"], 576),
+        ("fedavg", {"pool": ["max", "mean"]}, ["max", "mean"], 1024),
+    ],
+)
+def test_what_a_job_says_of_its_features_stands(
+    method: str, features: dict[str, Any], pool: list[str], width: int
+) -> None:
+    found = job(method=method, features=features)
+    assert (found.features.pool, found.num_features) == (pool, width)
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({"stages": ["layer9"]}, "features.stages: unknown stage of resnet18: 'layer9'; did you mean 'layer"),
+        ({"stages": "first"}, "features.stages: unknown stage of resnet18: 'first'; choose one of: all, last, layer1.1,"),
+        ({"stages": 3}, "features.stages: expected all, last, or a list of stages of the backbone, got a int"),
+        ({"stages": []}, "features.stages: expected all, last, or a list of stages of the backbone, got an empty list"),
+        ({"stages": ["layer1.1", "layer1.1"]}, "features.stages: each once, got layer1.1, layer1.1"),
+        ({"pool": ["mean", "mean"]}, "features.pool: each once, got mean, mean"),
+        ({"pool": ["sum"]}, "features.pool[0]: input should be 'mean' or 'max', got 'sum'"),
+        ({"pool": "mean"}, "features.pool: input should be a valid list, got 'mean'"),
+        ({"mirror": 1}, "features.mirror: expected true or false, got 1"),
+        ({"stage": "all"}, "features.stage: unknown key; did you mean 'stages'?; the keys here are: mirror, pool, "),
+    ],
+)
+def test_features_that_are_refused(features: dict[str, Any], expected: str) -> None:
+    assert problem(features=features).startswith(expected)
+
+
+def test_mirrored_views_are_examples_too() -> None:
+    assert job(modality="chest-xray").examples_per_image == 2
+    assert job(modality="chest-xray", features={"views": 3}).examples_per_image == 6
+    assert job(modality="chest-xray", features={"mirror": False, "views": 3}).examples_per_image == 3
+    assert job().examples_per_image == 1
+
+
+def test_deep_tuning_needs_rounds() -> None:
+    found = problem(tune="full")
+    assert found.startswith("tune: full needs rounds of training, which method analytic has not; write method: {name: ")
+    warm = job(tune="full", method={"name": "fedavg", "warm_start": "analytic"})
+    assert (warm.tune.deep, warm.method.iterative, warm.method.analytic) == (True, True, True)
+
+
+def test_batch_normalisation_of_its_own_leaves_no_common_network_to_compare_heads_on() -> None:
+    fedbn = {"method": "fedavg", "tune": {"part": "full", "batch_norm": "local"}}
+    assert problem(**fedbn, evaluation={"cross_site": True}).startswith("evaluation.cross_site: with tune.batch_norm: ")
+    assert job(**fedbn).tune.local_batch_norm
+    assert job(method="fedavg", tune="full", evaluation={"cross_site": True}).evaluation.cross_site
+
+
+def test_a_projection_mixes_the_stages() -> None:
+    assert problem(method={"projection": 4}) == (
+        "method.projection mixes all stages: it goes with stage_subsets: false"
+    )
+    assert job(method={"projection": 4, "stage_subsets": False}).method.projection == 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"modality": "chest-xray"},
+        {"features": {"stages": "last"}},
+        {"features": {"pool": ["mean"]}},
+        {"method": {"ridge": [0.1]}},
+        {"method": {"class_weights": "none"}},
+        {"evaluation": {"cross_site": True}},
+        {"personalisation": {}},
+    ],
+)
+def test_every_new_choice_is_in_the_id(changes: dict[str, Any]) -> None:
+    found = job(**changes)
+    assert found.job_id != job().job_id
+    assert job_from_json(found.canonical_json()) == found
+
+
+def test_a_personalised_job_has_the_documented_defaults() -> None:
+    found = job(personalisation={}).personalisation
+    assert found is not None
+    assert (found.epochs, found.lr) == (5, 0.002)

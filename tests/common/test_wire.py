@@ -1,6 +1,6 @@
-"""The contract: every departure from a schema is found, and what is packed comes back."""
+"""The contract: what each kind of job adds to it, and that every departure from a schema is found."""
 
-from dataclasses import fields
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,40 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, from_dtype, scalar_dtypes
 
 from common import wire
-from common.head import Head, Standardisation, softmax
-from common.metrics import ClassificationCounts, count
-from common.wire import REPLIES, REQUESTS, Description, Packed, Schema, dimensions, problem_with
+from common.job import Job, parse_job
+from common.wire import REPLIES, REQUESTS, Packed, Schema, dimensions, problem_with, reply_schema, request_schema
 
-DIMS = dimensions(classes=3, features=5, heads=2)
-SCHEMAS = [
-    *((f"ask-{name}", one) for name, one in REQUESTS.items()),
-    *((f"say-{n}", one) for n, one in REPLIES.items()),
-]
+SHAPES = {"features.18.0.weight": (4, 1, 2), "features.18.1.bias": (4,)}
+
+
+def job(**changes: Any) -> Job:
+    content = {"name": "j", "classes": ["a", "b", "c"], "backbone": {"name": "mobilenet_v2", "weights": "random"}}
+    return parse_job({**content, **changes})
+
+
+JOBS: dict[str, tuple[Job, wire.Shapes]] = {
+    "analytic": (job(), {}),
+    "fedavg": (job(method="fedavg"), {}),
+    "scaffold": (job(method="scaffold"), {}),
+    "fednova": (job(method="fednova"), {}),
+    "deep": (job(method="fedavg", tune="last-blocks"), SHAPES),
+    "deep-scaffold": (job(method="scaffold", tune="last-blocks"), SHAPES),
+}
+DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21}
+"""Of the schemas below; D is small to be quick."""
+
+
+def _schemas() -> Iterator[tuple[str, Schema]]:
+    seen = []
+    for name, (one, tuned) in JOBS.items():
+        for kind in REQUESTS:
+            for says, schema in (("ask", request_schema(kind, one, tuned)), ("say", reply_schema(kind, one, tuned))):
+                if (says, kind, schema) not in seen:
+                    seen.append((says, kind, schema))
+                    yield f"{name}-{says}-{kind}", schema
+
+
+SCHEMAS = list(_schemas())
 WITH_ARRAYS = [pair for pair in SCHEMAS if pair[1].arrays]
 EXAMPLE: dict[type, Any] = {str: "x", int: 1, float: 1.0}
 
@@ -124,7 +149,7 @@ def test_optional_fields_may_be_absent_but_not_of_another_type() -> None:
     assert problem_with(Packed({}, {"hospital": None}), schema, DIMS) is not None  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("kind", ["fit", "evaluate"])
+@pytest.mark.parametrize("kind", ["statistics", "fit", "evaluate", "own", "personalise"])
 def test_a_scale_that_would_divide_by_zero_is_refused(kind: str) -> None:
     good = valid(REQUESTS[kind])
     for number in (0.0, -1.0):
@@ -205,92 +230,78 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
     """A change here is a change of what leaves: change `docs/privacy.md` with it."""
     counts = {"confusion", "histograms", "calibration", "losses"}
     identity = {"job-id", "fingerprint"}
-    known = {"backbone-digest", "examples", "other-labels", "unreadable", "decoded", "cached", "hospital"}
+    known = {"backbone-digest", "tuned-digest", "examples", "other-labels", "unreadable", "decoded", "cached", "hospital"}
     assert {name: set(reply.arrays) for name, reply in REPLIES.items()} == {
         "describe": {"images", "patients", "sums", "squares"},
+        "initial": set(),
+        "statistics": {"gram", "class-sums"},
         "fit": {"weight", "bias"} | counts,
         "evaluate": counts,
+        "own": {"weight", "bias"},
+        "personalise": counts,
     }
     assert {name: {*reply.fields, *reply.optional} for name, reply in REPLIES.items()} == {
         "describe": identity | known,
+        "initial": identity,
+        "statistics": identity | {"examples"},
         "fit": identity | {"round", "examples", "loss-sum"},
-        "evaluate": identity | {"part"},
+        "evaluate": identity | {"part", "round"},
+        "own": identity | {"examples"},
+        "personalise": identity | {"part", "round"},
     }
 
 
-finite = {"allow_nan": False, "allow_infinity": False}
+TUNED = {"tuned.features.18.0.weight", "tuned.features.18.1.bias"}
 
 
-@st.composite
-def descriptions(draw: Any) -> Description:
-    whole = st.integers(0, 2**40)
-    return Description(
-        images=draw(arrays(np.int64, (3, 3), elements=whole)),
-        patients=draw(arrays(np.int64, 3, elements=whole)),
-        sums=draw(arrays(np.float64, 5, elements=st.floats(**finite))),
-        squares=draw(arrays(np.float64, 5, elements=st.floats(**finite))),
-        **{
-            one.name: draw(whole if one.type is int else st.text())
-            for one in fields(Description)
-            if one.type in (int, str)
-        },
-    )
+def added(name: str, replies: bool) -> dict[str, set[str]]:
+    """The arrays and fields that a job adds to the plain schemas, by kind."""
+    one, tuned = JOBS[name]
+    plain = REPLIES if replies else REQUESTS
+    found = {}
+    for kind in plain:
+        schema = (reply_schema if replies else request_schema)(kind, one, tuned)
+        assert set(plain[kind].arrays) <= set(schema.arrays)
+        assert set(plain[kind].fields) <= set(schema.fields)
+        assert schema.optional == plain[kind].optional
+        more = {*schema.arrays, *schema.fields} - {*plain[kind].arrays, *plain[kind].fields}
+        found |= {kind: more} if more else {}
+    return found
 
 
-@given(descriptions())
-@settings(max_examples=50, deadline=None)
-def test_a_description_round_trips(description: Description) -> None:
-    packed = description.pack()
-    assert problem_with(packed, REPLIES["describe"], DIMS) is None
-    back = Description.unpack(packed)
-    for one in fields(Description):
-        assert np.array_equal(getattr(back, one.name), getattr(description, one.name))
+def test_what_a_job_adds_to_what_may_leave_a_hospital() -> None:
+    """A change here is a change of what leaves: change `docs/privacy.md` with it."""
+    controls = {"control.weight", "control.bias"}
+    assert added("analytic", replies=True) == added("fedavg", replies=True) == {}
+    assert added("scaffold", replies=True) == {"fit": controls}
+    assert added("fednova", replies=True) == {"fit": {"local-norm"}}
+    assert added("deep", replies=True) == {"initial": TUNED, "fit": TUNED}
+    deep_controls = controls | {f"control.{name}" for name in TUNED}
+    assert added("deep-scaffold", replies=True) == {"initial": TUNED, "fit": TUNED | deep_controls}
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
-def test_counts_round_trip_and_pass_the_contract(seed: int, heads: int) -> None:
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, 40)
-    counts = [count(softmax(4 * rng.normal(size=(40, 3))), labels) for _ in range(heads)]
-    packed = Packed(wire.pack_counts(counts), {"job-id": "j", "fingerprint": "f", "part": "test"})
-    assert problem_with(packed, REPLIES["evaluate"], dimensions(3, 5, heads)) is None
-    back = wire.unpack_counts(packed.arrays)
-    assert len(back) == heads
-    for one, other in zip(counts, back, strict=True):
-        for name in ("confusion", "histograms", "calibration", "losses"):
-            assert np.array_equal(getattr(one, name), getattr(other, name))
-            assert getattr(other, name).dtype == np.int64
+def test_what_a_job_adds_to_what_is_asked() -> None:
+    controls = {"control.weight", "control.bias"}
+    assert added("analytic", replies=False) == added("fedavg", replies=False) == added("fednova", replies=False) == {}
+    assert added("scaffold", replies=False) == {"fit": controls}
+    assert added("deep", replies=False) == {"fit": TUNED, "evaluate": TUNED, "personalise": TUNED}
 
 
-def test_unpacked_counts_add_beyond_the_range_of_int32() -> None:
-    counts = ClassificationCounts.zeros(2)
-    counts.confusion[0, 0] = 2**31 - 1
-    (back,) = wire.unpack_counts(wire.pack_counts([counts]))
-    assert (back + back).n == 2**32 - 2
+def test_tuned_arrays_are_float32_of_the_shapes_of_the_network() -> None:
+    schema = reply_schema("fit", *JOBS["deep-scaffold"])
+    for prefix in ("tuned.", "control.tuned."):
+        assert schema.arrays[f"{prefix}features.18.0.weight"] == wire.ArraySpec("float32", (4, 1, 2))
+        assert schema.arrays[f"{prefix}features.18.1.bias"] == wire.ArraySpec("float32", (4,))
+    assert schema.arrays["control.weight"] == schema.arrays["weight"]
+    assert schema.arrays["control.bias"] == schema.arrays["bias"]
 
 
-single = arrays(np.float32, (2, 3, 5), elements=st.floats(width=32, **finite))
-
-
-@given(single, arrays(np.float32, (2, 3), elements=st.floats(width=32, **finite)))
-@settings(max_examples=50, deadline=None)
-def test_heads_round_trip(weights: Any, biases: Any) -> None:
-    heads = [Head(weight, bias) for weight, bias in zip(weights, biases, strict=True)]
-    many = wire.unpack_heads(wire.pack_heads(heads))
-    for head, other in zip(heads, [*many[:1], wire.unpack_head(wire.pack_head(heads[1]))], strict=True):
-        assert np.array_equal(head.weight, other.weight)
-        assert np.array_equal(head.bias, other.bias)
-    assert len(many) == 2
-    assert np.array_equal(many[1].weight, heads[1].weight)
-
-
-def test_a_standardisation_round_trips_and_passes_the_contract() -> None:
-    sent = Standardisation.from_sums(4, np.arange(5.0), np.arange(5.0) ** 2)
-    packed = wire.pack_standardisation(sent)
-    request = Packed({**valid(REQUESTS["fit"]).arrays, **packed}, valid(REQUESTS["fit"]).fields)
-    assert problem_with(request, REQUESTS["fit"], DIMS) is None
-    back = wire.unpack_standardisation(packed)
-    assert np.array_equal(back.mean, sent.mean)
-    assert np.array_equal(back.scale, sent.scale)
-    assert (back.mean.dtype, back.scale.dtype) == (np.float16, np.float16)
+def test_the_dimensions_by_hand() -> None:
+    """mobilenet_v2: the stage features.3 has 24 channels, the last 1280; T is half of the square with the diagonal."""
+    small = job(features={"stages": ["features.3"], "pool": ["mean"]})
+    assert dimensions(small, heads=7) == {"C": 3, "D": 24, "M": 7, "B": 256, "K": 15, "S": 25, "T": 325}
+    assert dimensions(job(method="fedavg"))["D"] == 1280
+    assert dimensions(job())["M"] == 1
+    projected = dimensions(job(method={"name": "analytic", "projection": 4, "stage_subsets": False}))
+    assert (projected["S"], projected["T"]) == (5, 15)
+    assert projected["D"] == job().num_features > 1280

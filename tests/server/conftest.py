@@ -1,64 +1,143 @@
 """Hospitals that answer as a script says, over the real in-process Grid: no images, no torch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
-from common.backbones import backbone_row
 from common.flower_records import MESSAGE_TYPES, from_records, to_records
 from common.head import Head
-from common.job import job_from_json
+from common.job import Job, job_from_json
+from common.messages import Description, pack_counts, unpack_heads, unpack_standardisation
 from common.metrics import count
-from common.wire import Description, Packed, pack_counts, pack_head, unpack_head
+from common.model import TUNED, Model, digest_of_arrays
+from common.projection import projection_of
+from common.ridge import Ridge
+from common.sums import Sums
+from common.wire import CONTROL, PARTS, PERSONALISED, STATISTICS_DTYPE, Packed
 from server.exchange import Exchange
 from simulation.grid import InProcessGrid
 
 KINDS = {word: kind for kind, word in MESSAGE_TYPES.items()}
 IMAGES = np.array([[30, 20], [6, 4], [9, 7]])
 Tamper = Callable[[str, RecordDict], RecordDict]
+Examples = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""By part: features (N, D) float32 and labels (N,)."""
 
 
 @dataclass
 class Scripted:
-    """Moves the head by `step` everywhere; `tamper` may change, replace or refuse its replies to fit."""
+    """Moves what is trained by `step` everywhere; `tamper` may change, replace or refuse its replies of some `kinds`.
+
+    examples: real ones, so that sums and counts are true; without, all features have mean 0 and deviation 1, and the
+    counts are drawn once for all. tuned: the pretrained arrays of its backbone. control, local_norm: what it adds for
+    scaffold and fednova. asked: the kinds of the requests so far.
+    """
 
     step: float = 0.1
     images: np.ndarray = field(default_factory=lambda: IMAGES)
     fingerprint: str = "a" * 64
     tamper: Tamper | None = None
     kinds: tuple[str, ...] = ("fit",)
-
-    @property
-    def examples(self) -> int:
-        return int(self.images[0].sum())
+    examples: Examples | None = None
+    tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
+    control: float = 0.0
+    local_norm: float = 1.0
+    asked: list[str] = field(default_factory=list)
+    requests: list[Packed] = field(default_factory=list)
 
     def answer(self, kind: str, request: Packed) -> Packed:
+        self.asked.append(kind)
+        self.requests.append(request)
         job = job_from_json(str(request.fields["job"]))
+        reply = getattr(self, f"_{kind}")(job, request)
         identity = {"job-id": job.job_id, "fingerprint": self.fingerprint}
-        width = backbone_row(job.backbone.name).features
-        if kind == "describe":
-            return Description(
-                **{"job_id": job.job_id, "fingerprint": self.fingerprint, "backbone_digest": "b" * 64},
-                images=self.images.astype(np.int64),
-                patients=self.images.sum(axis=1).astype(np.int64),
-                sums=np.zeros(width),
-                squares=np.full(width, float(self.examples)),
-                examples=self.examples,
-                **{"other_labels": 0, "unreadable": 0, "decoded": 0, "cached": self.examples},
-            ).pack()
-        part = 1 if kind == "fit" else ["train", "validation", "test"].index(str(request.fields["part"]))
-        labels = np.repeat(np.arange(self.images.shape[1]), self.images[part])
-        probabilities = np.random.default_rng(0).dirichlet(np.ones(self.images.shape[1]), len(labels))
-        counts = pack_counts([count(probabilities, labels)])
-        if kind == "evaluate":
-            return Packed(counts, {**identity, "part": str(request.fields["part"])})
-        start = unpack_head(request.arrays)
-        moved = Head(start.weight + np.float32(self.step), start.bias + np.float32(self.step))
-        fields = {**identity, "round": int(request.fields["round"]), "examples": self.examples, "loss-sum": 1.0}
-        return Packed({**pack_head(moved), **counts}, fields)
+        repeated = {name: request.fields[name] for name in ("part", "round") if name in request.fields}
+        return Packed(reply.arrays, {**identity, **repeated, **reply.fields})
+
+    def images_of(self, job: Job) -> np.ndarray:
+        if self.examples is None:
+            return self.images.astype(np.int64)
+        return np.array([np.bincount(self.examples[part][1], minlength=job.num_classes) for part in PARTS])
+
+    def _describe(self, job: Job, _request: Packed) -> Packed:
+        images = self.images_of(job)
+        n = int(images[0].sum())
+        sums, squares = np.zeros(job.num_features), np.full(job.num_features, float(n))
+        if self.examples is not None:
+            features = self.examples["train"][0].astype(np.float64)
+            sums, squares = features.sum(axis=0), (features**2).sum(axis=0)
+        return Description(
+            **{"job_id": job.job_id, "fingerprint": self.fingerprint, "backbone_digest": "b" * 64},
+            tuned_digest=digest_of_arrays(self.tuned),
+            **{"images": images, "patients": images.sum(axis=1), "sums": sums, "squares": squares, "examples": n},
+            **{"other_labels": 0, "unreadable": 0, "decoded": 0, "cached": n},
+        ).pack()
+
+    def _initial(self, _job: Job, _request: Packed) -> Packed:
+        return Packed({f"{TUNED}{name}": array for name, array in self.tuned.items()})
+
+    def _statistics(self, job: Job, request: Packed) -> Packed:
+        sums = self.sums(job, request)
+        arrays = {"gram": sums.triangle(STATISTICS_DTYPE), "class-sums": sums.class_sums.astype(STATISTICS_DTYPE)}
+        return Packed(arrays, {"examples": int(sums.examples)})
+
+    def sums(self, job: Job, request: Packed) -> Sums:
+        """Of the standardised training examples; projected if the job says so."""
+        projected = job.method.projection
+        if self.examples is None:
+            width, counts = (projected or job.num_features) + 1, self.images[0].astype(np.float64)
+            class_sums = np.zeros((width, len(counts)))
+            class_sums[-1] = counts
+            return Sums(np.eye(width) * counts.sum(), class_sums)
+        features, labels = self._standardised("train", request)
+        if projected:
+            features = (features @ projection_of(job)).astype(np.float32)
+        return Sums.of(features, labels, job.num_classes)
+
+    def _fit(self, job: Job, request: Packed) -> Packed:
+        start = Model.from_arrays(request.arrays)
+        moved = {name: (array + np.float32(self.step)).astype(np.float32) for name, array in start.arrays().items()}
+        counts = pack_counts(self._counts(job, request, "validation", [start.head]))
+        fields = {"examples": int(self.images_of(job)[0].sum()), "loss-sum": 1.0}
+        if job.method.name == "scaffold":
+            moved = {name: array + request.arrays[f"{CONTROL}{name}"] for name, array in moved.items()}
+            moved |= {f"{CONTROL}{name}": np.full_like(array, self.control) for name, array in start.arrays().items()}
+        if job.method.name == "fednova":
+            fields["local-norm"] = self.local_norm
+        return Packed({**moved, **counts}, fields)
+
+    def _evaluate(self, job: Job, request: Packed) -> Packed:
+        heads = unpack_heads(request.arrays)
+        return Packed(pack_counts(self._counts(job, request, str(request.fields["part"]), heads)))
+
+    def _own(self, job: Job, request: Packed) -> Packed:
+        return Packed(Model(self.own(job, request)).arrays(), {"examples": int(self.images_of(job)[0].sum())})
+
+    def own(self, job: Job, request: Packed) -> Head:
+        """The closed-form head of this hospital's own examples."""
+        return Ridge(self.sums(job, request)).logits(0.1)
+
+    def _personalise(self, job: Job, request: Packed) -> Packed:
+        head = Model.from_arrays(request.arrays).head
+        personalised = Head(head.weight + np.float32(self.step), head.bias)
+        heads = dict(zip(PERSONALISED, (head, personalised, self.own(job, request)), strict=True))
+        return Packed(pack_counts(self._counts(job, request, str(request.fields["part"]), list(heads.values()))))
+
+    def _standardised(self, part: str, request: Packed) -> tuple[np.ndarray, np.ndarray]:
+        features, labels = self.examples[part]
+        return unpack_standardisation(request.arrays).apply(features), labels
+
+    def _counts(self, job: Job, request: Packed, part: str, heads: list[Head]):
+        """Counts of each head on one part of the data."""
+        if self.examples is not None:
+            features, labels = self._standardised(part, request)
+            return [count(head.probabilities(features), labels) for head in heads]
+        labels = np.repeat(np.arange(job.num_classes), self.images[PARTS.index(part)])
+        drawn = np.random.default_rng(0).dirichlet(np.ones(job.num_classes), len(labels))
+        return [count(drawn, labels)] * len(heads)
 
 
 def scripted_app(hospitals: dict[str, Scripted]):
@@ -102,3 +181,33 @@ def server_job(job):
         )
 
     return make
+
+
+SMALL = {
+    "backbone": {"name": "mobilenet_v2", "weights": "random"},
+    "features": {"stages": ["features.3"], "pool": ["mean"], "mirror": False},
+}
+"""D = 24."""
+
+
+@pytest.fixture
+def small_job(server_job):
+    """A job of 24 features, by default with the closed-form head."""
+    return lambda **changes: server_job(**{**SMALL, "method": "analytic", **changes})
+
+
+def drawn(seed: int, images, features: int = 24) -> Examples:
+    """Examples of Gaussian classes; images: a row of the number of each class for train, validation and test."""
+    rng = np.random.default_rng(seed)
+    means = np.random.default_rng(99).normal(size=(len(images[0]), features))
+    found = {}
+    for part, row in zip(PARTS, images, strict=True):
+        labels = np.repeat(np.arange(len(row)), row)
+        found[part] = (rng.normal(2 + 0.6 * means[labels], 1.5).astype(np.float32), labels)
+    return found
+
+
+@pytest.fixture
+def examples():
+    """Make examples of Gaussian classes: `examples(seed, images)`."""
+    return drawn

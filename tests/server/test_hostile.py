@@ -98,8 +98,8 @@ def test_beside_good_replies_it_costs_only_its_own_update(tamper, server_job, sc
         outcome = run_job(job, exchange_with({**good, **bad}), Hooks(judged=[rounds.append], checkpoint=[heads.append]))
     run_job(job, exchange_with(good), Hooks(checkpoint=[expected.append]))
     for ours, theirs in zip(heads, expected, strict=True):
-        np.testing.assert_array_equal(ours.head.weight, theirs.head.weight)
-        np.testing.assert_array_equal(ours.head.bias, theirs.head.bias)
+        np.testing.assert_array_equal(ours.model.head.weight, theirs.model.head.weight)
+        np.testing.assert_array_equal(ours.model.head.bias, theirs.model.head.bias)
     assert [set(one.dropped) for one in rounds] == [{"beta"}, {"beta"}]
     assert SECRET not in caplog.text + repr(rounds) + repr(outcome.test_dropped)
 
@@ -134,7 +134,7 @@ def test_two_different_replies_are_both_dropped(server_job, scripted, exchange_w
     hospitals = {"alpha": scripted(step=0.4), "beta": scripted(step=0.1)}
     outcome = run_job(server_job(), exchange_with(hospitals, Differing), Hooks(judged=[rounds.append]))
     assert rounds[0].dropped == {"alpha": "several answers that differ"}
-    np.testing.assert_allclose(outcome.head.weight, 0.1, rtol=1e-6)
+    np.testing.assert_allclose(outcome.model.head.weight, 0.1, rtol=1e-6)
 
 
 def test_the_same_reply_delivered_twice_counts_once(server_job, scripted, exchange_with):
@@ -142,7 +142,7 @@ def test_the_same_reply_delivered_twice_counts_once(server_job, scripted, exchan
     hospitals = {"alpha": scripted(step=0.4), "beta": scripted(step=0.1)}
     outcome = run_job(server_job(), exchange_with(hospitals, Doubling), Hooks(judged=[rounds.append]))
     assert rounds[0].dropped == {}
-    np.testing.assert_allclose(outcome.head.weight, 0.25, rtol=1e-6)
+    np.testing.assert_allclose(outcome.model.head.weight, 0.25, rtol=1e-6)
 
 
 class FromElsewhere(InProcessGrid):
@@ -160,7 +160,7 @@ def test_a_reply_from_another_node_is_dropped(server_job, scripted, exchange_wit
     hospitals = {"alpha": scripted(step=0.4), "beta": scripted(step=0.1)}
     outcome = run_job(server_job(), exchange_with(hospitals, FromElsewhere), Hooks(judged=[rounds.append]))
     assert set(rounds[0].dropped) == {"alpha"}
-    np.testing.assert_allclose(outcome.head.weight, 0.1, rtol=1e-6)
+    np.testing.assert_allclose(outcome.model.head.weight, 0.1, rtol=1e-6)
 
 
 class Silent(InProcessGrid):
@@ -179,4 +179,4 @@ def test_a_silent_hospital_costs_its_own_update_after_the_deadline(server_job, s
     outcome = run_job(job, exchange_with(hospitals, Silent), Hooks(judged=[rounds.append]))
     assert rounds[0].dropped == {"alpha": "no answer before the deadline"}
     assert rounds[0].seconds < 5
-    np.testing.assert_allclose(outcome.head.weight, 0.1, rtol=1e-6)
+    np.testing.assert_allclose(outcome.model.head.weight, 0.1, rtol=1e-6)

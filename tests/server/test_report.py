@@ -32,9 +32,10 @@ def scored(*images: int, seed: int = 0) -> ClassificationCounts:
 
 def judged(number: int, **changes):
     validation = asdict(derive(scored(8, 6, seed=number)))
-    line = {"round": number, "lost": False, "train_loss": 0.9 / number, "update_norms": {"a": 0.1, "b": 0.2}}
+    line = {"round": number, "lost": False, "answered": ["a", "b"], "train_loss": 0.9 / number}
     return {
         **line,
+        "update_norms": {"a": 0.1, "b": 0.2},
         "dropped": {},
         "bytes_down": 900,
         "bytes_up": 700,
@@ -78,13 +79,14 @@ def run_dir(job, tmp_path):
                 "worst_hospital": {key: hospital for key, (hospital, _) in lowest.items()},
             },
             "hospitals": dict.fromkeys(hospitals, described),
-            **{"missing_classes": {}, "dropped": {}},
+            **{"closed_form": None, "cross_site": {}, "personalisation": {}, "missing_classes": {}, "dropped": {}},
             "images": {"decoded": 1, "cached": 4, "unreadable": 2, "other_labels": 3},
             "communication": {
                 **{
                     "bytes_up": 1_500_000,
                     "bytes_down": 2_500,
                     "head_bytes": 10_248,
+                    "model_bytes": 10_248,
                     "whole_model_bytes": 4_200_000_000,
                 },
                 "times_less_than_whole_model": 2795.3,

@@ -157,7 +157,7 @@ def test_a_damaged_line_of_a_round_is_named(finished):
     folder = finished()
     with (folder / "rounds.jsonl").open("a") as file:
         file.write('{"round": 2}\n')
-    with pytest.raises(ArtifactError, match=r"rounds.jsonl, line 2 .* expected the keys lost, train_loss"):
+    with pytest.raises(ArtifactError, match=r"rounds.jsonl, line 2 .* expected the keys lost, answered, train_loss"):
         read_run(folder)
 
 

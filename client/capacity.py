@@ -1,0 +1,71 @@
+"""What this machine can compute: its device, memory and disk, and how fast a backbone is on it."""
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from client.backbone import NETWORKS, Backbone
+from client.device import choose_device, decoding_threads
+from client.features import Extractor
+
+_LEAST_S = 1.0
+_MOST_IMAGES = 2048
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """device: cpu, cuda or mps. gpu_memory_gb: of the GPU. ram_gb, disk_free_gb in GB (1e9 bytes); None where unknown."""
+
+    device: str
+    gpu_memory_gb: float | None
+    cores: int
+    ram_gb: float | None
+    disk_free_gb: float | None
+
+
+def capacity(device: str, folder: Path) -> Capacity:
+    """Of this machine with the device of a configuration word, and the disk that `folder` is or will be on.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    chosen = choose_device(device)
+    memory = torch.cuda.get_device_properties(chosen).total_memory / 1e9 if chosen.type == "cuda" else None
+    return Capacity(chosen.type, memory, decoding_threads(), _ram_gb(), _disk_free_gb(folder))
+
+
+def images_per_s(name: str, size_px: int, device: str, seed: int = 0) -> float:
+    """Images per second that a backbone turns into features here, from a few random images; decoding is not in it.
+
+    The weights are random: the speed does not depend on them, and none have to be had.
+
+    Raises:
+        ConfigError: no such device here.
+        MemoryError: not even one image fits.
+    """
+    row = NETWORKS[name]
+    extractor = Extractor(Backbone(row, row.build(), ""), choose_device(device), size_px)
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 3, size_px, size_px), np.uint8)
+    batch = pixels if extractor.device.type == "cpu" else np.tile(pixels, (8, 1, 1, 1))
+    extractor(batch)  # the first pass also allocates memory and chooses algorithms
+    done, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < _LEAST_S and done < _MOST_IMAGES:
+        extractor(batch)
+        done += len(batch)
+    return done / max(elapsed, 1e-9)
+
+
+def _ram_gb() -> float | None:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def _disk_free_gb(folder: Path) -> float | None:
+    there = next((path for path in (folder, *folder.resolve().parents) if path.exists()), None)
+    return shutil.disk_usage(there).free / 1e9 if there else None

@@ -1,0 +1,59 @@
+"""What a hospital can do with its own examples alone, and with the global head and its own examples.
+
+Letters: N examples, D features, C classes.
+"""
+
+from collections.abc import Mapping
+
+from client.statistics import sums_of
+from client.training import Examples, train_head
+from common.candidates import TEMPERATURES, candidates, divided, improves
+from common.head import Head
+from common.job import Job, Personalisation
+from common.methods import LocalTraining
+from common.metrics import ClassificationCounts, Metrics, count, derive
+
+
+def count_head(head: Head, examples: Examples) -> ClassificationCounts:
+    """Counts of a head on examples, which may be none."""
+    if len(examples) == 0:
+        return ClassificationCounts.zeros(len(head.bias))
+    return count(head.probabilities(examples.features), examples.labels)
+
+
+def own_head(job: Job, parts: Mapping[str, Examples]) -> Head:
+    """The closed-form head of the hospital's own standardised examples, chosen and calibrated on its own validation patients.
+
+    Closed form whatever the job's method: it is what the hospital could do alone, in seconds.
+    """
+    plain = job.model_copy(update={"method": job.method.model_copy(update={"projection": None, "stage_subsets": False})})
+    found = [candidate.head for candidate in candidates(plain, sums_of(parts["train"], plain))]
+    validation = parts["validation"]
+    if len(validation) == 0:
+        return found[len(found) // 2]
+    best, best_metrics = found[0], _metrics(found[0], validation)
+    for head in found[1:]:
+        metrics = _metrics(head, validation)
+        if improves(metrics, best_metrics, job.evaluation.select_by):
+            best, best_metrics = head, metrics
+    tempered = [divided(best, temperature) for temperature in TEMPERATURES]
+    return min(tempered, key=lambda head: _metrics(head, validation).log_loss or 0.0)
+
+
+def personal_head(start: Head, train: Examples, how: Personalisation, seed: int) -> Head:
+    """The global head trained on for some epochs with the hospital's own standardised examples."""
+    local = LocalTraining(
+        epochs=how.epochs,
+        lr=how.lr,
+        batch_size=64,
+        optimizer="sgd",
+        momentum=0.9,
+        weight_decay=0.0,
+        class_weights="none",
+        proximal_mu=0.0,
+    )
+    return train_head(start, train, local, seed).head
+
+
+def _metrics(head: Head, examples: Examples) -> Metrics:
+    return derive(count_head(head, examples))

@@ -1,0 +1,144 @@
+"""One hospital's part in the rounds of one job: sums, local training, counts, its own and its personalised head.
+
+Letters: N examples, D features, C classes, M heads.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.deep import backbone_lr
+from client.drift import control_change, correction, local_norm
+from client.local_state import LocalState
+from client.own_models import count_head, own_head, personal_head
+from client.preparation import Prepared
+from client.statistics import sums_of
+from client.training import Examples, seed_of, train_head
+from common.head import Float32, Head, Standardisation
+from common.metrics import ClassificationCounts
+from common.model import TUNED, Model
+from common.sums import Sums
+
+CONTROL_STATE, BATCH_NORM_STATE, PERSONAL_STATE = "control", "batch-norm", "personal"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a round of local training gave; `control` and `local_norm` where the method wants them."""
+
+    model: Model
+    loss_sum: float
+    examples: int
+    control: Mapping[str, Float32] | None = None
+    local_norm: float | None = None
+
+
+class Participation:
+    """The state of one job at one hospital from round to round."""
+
+    def __init__(self, prepared: Prepared, state: LocalState, hospital: str) -> None:
+        self.prepared = prepared
+        self._job, self._state, self._hospital = prepared.job, state, hospital
+        self._standardised: tuple[bytes, Mapping[str, Examples]] | None = None
+        self._own: tuple[bytes, Head] | None = None
+        self._personal: tuple[bytes, Head] | None = None
+
+    def sums(self, standardisation: Standardisation) -> Sums:
+        """Of the training examples."""
+        return sums_of(self._parts(standardisation)["train"], self._job)
+
+    def fit(
+        self, start: Model, standardisation: Standardisation, number: int, server_control: Mapping[str, Float32]
+    ) -> Fitted:
+        """Round `number` of local training from the model that was sent."""
+        job, method, deep = self._job, self._job.method, self.prepared.deep
+        seed = seed_of(job.seed, number, self._hospital)
+        scaffold = method.name == "scaffold"
+        own_control = self._state.load(CONTROL_STATE, number - 1) if scaffold else {}
+        drift = correction(server_control, own_control) if scaffold else None
+        examples = self.prepared.parts["train"]
+        if deep is None:
+            trained = train_head(start.head, self._parts(standardisation)["train"], method.local, seed, drift)
+            model, loss_sum, steps, size = Model(trained.head), trained.loss_sum, trained.steps, len(examples)
+        else:
+            before = self._batch_norm(number - 1)
+            tuned = deep.fit(start, standardisation, seed, number, before, drift)
+            model, loss_sum, steps = tuned.model, tuned.loss_sum, tuned.steps
+            size = len(self.prepared.records.of("train"))
+            if job.tune.local_batch_norm:
+                self._state.save(BATCH_NORM_STATE, number, tuned.batch_norm, keep_all=True)
+        control = None
+        if scaffold:
+            control = control_change(start.arrays(), model.arrays(), server_control, steps, self._lr_of(number))
+            kept = {name: own_control.get(name, np.float32(0.0)) + change for name, change in control.items()}
+            self._state.save(CONTROL_STATE, number, kept)
+        weight = local_norm(method.local, steps) if method.name == "fednova" else None
+        return Fitted(model, loss_sum, size, control, weight)
+
+    def count(
+        self, heads: list[Head], tuned: Mapping[str, Float32], standardisation: Standardisation, part: str, number: int
+    ) -> list[ClassificationCounts]:
+        """Counts of heads on one part of the images, with the backbone as tuned by round `number`."""
+        examples = self._tuned_examples(tuned, standardisation, part, number)
+        return [count_head(head, examples) for head in heads]
+
+    def own(self, standardisation: Standardisation) -> Head:
+        """A head of this hospital's examples alone, on the pretrained backbone."""
+        key = _key(standardisation)
+        if self._own is None or self._own[0] != key:
+            self._own = (key, own_head(self._job, self._parts(standardisation)))
+        return self._own[1]
+
+    def personal(
+        self, model: Model, standardisation: Standardisation, part: str, number: int
+    ) -> list[ClassificationCounts]:
+        """Counts on one part of the global, the personalised and the own head; the personalised head is kept here."""
+        how = self._job.personalisation
+        key = b"".join(array.tobytes() for array in model.arrays().values())
+        if how is None:
+            return []
+        if self._personal is None or self._personal[0] != key:
+            train = self._tuned_examples(model.tuned, standardisation, "train", number)
+            head = personal_head(model.head, train, how, seed_of(self._job.seed, 0, self._hospital))
+            folded = standardisation.fold(head)
+            self._state.save(PERSONAL_STATE, 0, Model(folded).arrays())
+            self._personal = (key, head)
+        counts = self.count([model.head, self._personal[1]], model.tuned, standardisation, part, number)
+        return [*counts, count_head(self.own(standardisation), self._parts(standardisation)[part])]
+
+    def _batch_norm(self, number: int) -> dict[str, Float32]:
+        """This hospital's own batch normalisation after a round; round 0 is the pretrained one."""
+        if not self._job.tune.local_batch_norm or number < 1:
+            return {}
+        return self._state.load_latest(BATCH_NORM_STATE, number)
+
+    def _lr_of(self, number: int) -> Callable[[str], float]:
+        head = self._job.method.local.lr
+        backbone = backbone_lr(self._job, number) if self._job.tune.deep else head
+        return lambda name: backbone if name.startswith(TUNED) else head
+
+    def _tuned_examples(
+        self, tuned: Mapping[str, Float32], standardisation: Standardisation, part: str, number: int
+    ) -> Examples:
+        deep = self.prepared.deep
+        if deep is None:
+            return self._parts(standardisation)[part]
+        features = deep.features(tuned, part, self._batch_norm(number))
+        labels = np.array([record.label for record in self.prepared.records.of(part)], np.int64)
+        return Examples(standardisation.apply(features), labels)
+
+    def _parts(self, standardisation: Standardisation) -> Mapping[str, Examples]:
+        """The examples by part, standardised; the standardisation is the same all through a run."""
+        key = _key(standardisation)
+        if self._standardised is None or self._standardised[0] != key:
+            parts = {
+                part: Examples(standardisation.apply(examples.features), examples.labels)
+                for part, examples in self.prepared.parts.items()
+            }
+            self._standardised = (key, parts)
+        return self._standardised[1]
+
+
+def _key(standardisation: Standardisation) -> bytes:
+    return standardisation.mean.tobytes() + standardisation.scale.tobytes()

@@ -1,0 +1,141 @@
+"""A job made ready at one hospital: which images, which parts, their features, and what the hospital says of itself.
+
+Letters: N examples, V views, D features.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from client.backbone import Backbone
+from client.deep import DeepTraining, Source, pretrained
+from client.device import choose_device
+from client.feature_cache import FeatureCache, default_cache_dir
+from client.features import Extraction, Extractor, all_blocks, extract, extraction_space, fingerprint_of, views_of
+from client.hospital_file import HospitalFile
+from client.records import Record, Records, assign, read_rows
+from client.training import Examples
+from client.weights import load_backbone
+from common.errors import Refusal, RefusalCode
+from common.head import Float32
+from common.job import Backbone as BackboneChoice
+from common.job import Job
+from common.messages import Description
+from common.model import digest_of_arrays
+from common.wire import PARTS
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job with everything about this hospital that does not change from round to round.
+
+    parts: examples of raw features by part; in training every view is one, elsewhere an image with its mirror image is.
+    tuned: the backbone's arrays that the job tunes, as pretrained; deep: what trains them, None for `tune: head`.
+    """
+
+    job: Job
+    fingerprint: str
+    records: Records
+    parts: Mapping[str, Examples]
+    description: Description
+    tuned: Mapping[str, Float32]
+    deep: DeepTraining | None
+
+
+def prepare(job: Job, file: HospitalFile) -> Prepared:
+    """Read the hospital's images for a job, and make or fetch their features.
+
+    Raises:
+        Refusal: too few training images for the hospital's policy.
+        DataError, WeightsError, ConfigError, MemoryError: as the steps it takes.
+    """
+    records = assign(read_rows(file.data.source), job)
+    extractor = _extractor(job, file)
+    backbone = extractor.backbone
+    cache_dir = file.cache or default_cache_dir()
+    extraction = _extract(job, file, records, extractor, cache_dir)
+    pairs = list(zip(records.records, extraction.vectors, extraction.digests, strict=True))
+    readable = [(record, vectors, digest) for record, vectors, digest in pairs if vectors is not None]
+    records = Records(
+        tuple(record for record, _, _ in readable), records.other_labels, records.patients_with_several_labels
+    )
+    # Images, not examples: a job with many views must not get round the hospital's rule.
+    enough, found = file.policy.min_examples, len(records.of("train"))
+    if found < enough:
+        raise Refusal(
+            RefusalCode.TOO_FEW_EXAMPLES, f"{found} readable training images; policy.min_examples is {enough}"
+        )
+    parts = {part: _examples(job, part, [(one, vectors) for one, vectors, _ in readable]) for part in PARTS}
+    tuned = pretrained(job, backbone)
+    train = parts["train"].features.astype(np.float64)
+    description = Description(
+        job_id=job.job_id,
+        fingerprint=fingerprint_of(job, backbone.digest),
+        backbone_digest=backbone.digest,
+        tuned_digest=digest_of_arrays(tuned),
+        images=records.images(job.num_classes),
+        patients=records.patients(),
+        sums=train.sum(axis=0),
+        squares=(train**2).sum(axis=0),
+        examples=len(parts["train"]),
+        other_labels=sum(records.other_labels.values()),
+        unreadable=len(pairs) - len(readable),
+        decoded=extraction.decoded,
+        cached=extraction.cached,
+    )
+    deep = None
+    if job.tune.deep:
+        sources = {
+            part: [Source(one.path, digest, one.label) for one, _, digest in readable if one.part == part]
+            for part in PARTS
+        }
+        deep = DeepTraining(job, extractor, sources, cache_dir, file.activation_cache_bytes)
+    return Prepared(job, description.fingerprint, records, parts, description, tuned, deep)
+
+
+def shapes_tuned(job: Job, file: HospitalFile) -> dict[str, tuple[int, ...]]:
+    """Shapes of the backbone's arrays that a job tunes, by name.
+
+    Raises:
+        WeightsError: as `client.weights.load_backbone`.
+    """
+    backbone = shared_backbone(job.backbone, file.weights_dir)
+    return {name: array.shape for name, array in pretrained(job, backbone).items()}
+
+
+@functools.lru_cache(maxsize=1)
+def shared_backbone(choice: BackboneChoice, weights_dir: Path | None) -> Backbone:
+    """The backbone of a job; loaded once for all hospitals simulated in this process.
+
+    Raises:
+        WeightsError: as `client.weights.load_backbone`.
+    """
+    return load_backbone(choice.name, choice.weights, weights_dir)
+
+
+def _extractor(job: Job, file: HospitalFile) -> Extractor:
+    backbone = shared_backbone(job.backbone, file.weights_dir)
+    return Extractor(backbone, choose_device(file.device), job.size_px)
+
+
+def _extract(job: Job, file: HospitalFile, records: Records, extractor: Extractor, cache_dir: Path) -> Extraction:
+    images = [(record.path, views_of(job, record.part)) for record in records.records]
+    width = all_blocks(job.backbone.name)[-1].stop
+    space = f"{extraction_space(job, extractor.backbone.digest)}-{extractor.precision}"
+    with FeatureCache(cache_dir, space, width) as cache:
+        return extract(images, extractor, cache, job, file.data.skip_unreadable)
+
+
+def _examples(job: Job, part: str, readable: list[tuple[Record, Float32]]) -> Examples:
+    """The examples of a part from its images' vectors (V, D): all views in training, their mean elsewhere.
+
+    A head is linear, so its score of the mean of two views is the mean of its scores.
+    """
+    chosen = [(vectors, record.label) for record, vectors in readable if record.part == part]
+    features = [vectors if part == "train" else vectors.mean(axis=0, keepdims=True) for vectors, _ in chosen]
+    labels = [label for (_, label), rows in zip(chosen, features, strict=True) for _ in range(len(rows))]
+    empty = np.zeros((0, job.num_features), np.float32)
+    return Examples(np.concatenate(features) if features else empty, np.array(labels, np.int64))

@@ -1,0 +1,99 @@
+"""Closed-form heads to choose among: what the coordinator solves for the federation, and a hospital for itself.
+
+Letters: C classes, D features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from common.backbones import FeatureBlock
+from common.head import Head
+from common.job import Job
+from common.methods import RIDGE
+from common.metrics import Metrics, better
+from common.projection import projection_of
+from common.ridge import Ridge
+from common.sums import Sums
+from common.wire import MAX_HEADS
+
+TEMPERATURES = tuple(float(2.0**exponent) for exponent in np.arange(-2.0, 5.01, 0.25))
+"""Factors by which the logits are divided when the best head is calibrated."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A head and how it came about: the stages it reads, the ridge strength, and whether classes were balanced."""
+
+    stages: str
+    strength: float
+    balanced: bool
+    head: Head
+
+
+def candidates(job: Job, sums: Sums) -> list[Candidate]:
+    """The heads that the job's options allow, on standardised features (C, D), at most `MAX_HEADS`.
+
+    Subsets of stages are blocks of the same sums, so they cost no further exchange.
+    """
+    strengths = job.method.ridge or RIDGE
+    balancing = {"none": (False,), "balanced": (True,)}.get(job.method.class_weights, (False, True))
+    subsets = list(subsets_of(job).items())[: max(1, MAX_HEADS // (len(strengths) * len(balancing)))]
+    found = []
+    for name, columns in subsets:
+        ridge = Ridge(sums, columns)
+        for strength in strengths:
+            for balanced in balancing:
+                head = ridge.logits(strength, balanced)
+                found.append(Candidate(name, strength, balanced, _unprojected(job, head)))
+    return found[:MAX_HEADS]
+
+
+def middle(found: Sequence[Candidate]) -> Candidate:
+    """The one to take when nothing tells them apart: all features, plain classes first, the middle ridge strength."""
+    first = found[0]
+    alike = [one for one in found if (one.stages, one.balanced) == (first.stages, first.balanced)]
+    return alike[len(alike) // 2]
+
+
+def subsets_of(job: Job) -> dict[str, npt.NDArray[np.intp] | None]:
+    """The subsets of features that are tried, by name; the first, with all of them, is always there."""
+    blocks = job.feature_blocks
+    subsets: dict[str, npt.NDArray[np.intp] | None] = {"all": None}
+    if job.method.stage_subsets:
+        means = [block for block in blocks if block.pool != "max"]
+        if 1 < len(means) < len(blocks):
+            subsets["all by mean"] = _columns(means)
+        if len(means) > 1:
+            subsets[f"{means[-1].stage} alone"] = _columns(means[-1:])
+    return subsets
+
+
+def _columns(blocks: Sequence[FeatureBlock]) -> npt.NDArray[np.intp]:
+    return np.concatenate([np.arange(block.start, block.stop) for block in blocks])
+
+
+def _unprojected(job: Job, head: Head) -> Head:
+    """A head of projected features as one of the features themselves."""
+    if job.method.projection is None:
+        return head
+    matrix = projection_of(job).astype(np.float64)
+    return Head((head.weight.astype(np.float64) @ matrix.T).astype(np.float32), head.bias)
+
+
+def improves(candidate: Metrics | None, incumbent: Metrics | None, select_by: str) -> bool:
+    """Whether a head is better on validation patients: by the chosen metric, then by log loss (few patients tie often).
+
+    Without any validation the later head is taken.
+    """
+    new, old = (getattr(metrics, select_by, None) for metrics in (candidate, incumbent))
+    if new == old and candidate and incumbent and candidate.log_loss is not None:
+        return better("log_loss", candidate.log_loss, incumbent.log_loss)
+    return old is None or better(select_by, new, old)
+
+
+def divided(head: Head, temperature: float) -> Head:
+    """The head whose logits are those of `head` divided by a temperature."""
+    return Head((head.weight / temperature).astype(np.float32), (head.bias / temperature).astype(np.float32))

@@ -1,0 +1,95 @@
+"""Rules for the features: which stages, how they are pooled, mirror images, and how wide their sums may be.
+
+Letters: N training images, D features.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from common.modalities import MODALITIES, OTHER
+from simulation import advice_sources as source
+from simulation.advice import Plan, Recommendation
+from simulation.advice_network import best_measured
+from simulation.situation import Situation
+from simulation.speed import shown_megabytes, sums_bytes
+
+FEW_IMAGES = 200
+"""Training images of all hospitals below which several stages only add ways to fit noise."""
+
+MOST_BYTES = 50e6
+"""Of the sums that a hospital sends once, where no network is stated."""
+
+NETWORK_S = 60.0
+"""How long they may take where it is."""
+
+PROJECTIONS = (4096, 2048, 1024, 512, 256)
+
+
+def mirror(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
+    """As the modality allows; what is not known is not mirrored."""
+    modality = situation.job.modality
+    row = MODALITIES[modality]
+    if modality == OTHER:
+        names = ", ".join(name for name in MODALITIES if name != OTHER)
+        known = f"the job names no modality, so no image is mirrored; choose one of: {names}"
+        yield Recommendation("modality", OTHER, known, "common/modalities.py", "note")
+    if row.mirror:
+        reason = f"{modality}: {row.why}; {2 * situation.data.n:,} training examples of {situation.data.n:,} images"
+        yield Recommendation("features.mirror", True, reason, "common/modalities.py")
+    else:
+        yield Recommendation("features.mirror", False, f"{modality}: {row.why}", "common/modalities.py")
+
+
+def stages(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
+    """All stages, mean and maximum; the means alone where the sums get too wide; the last stage with few images."""
+    n, last = situation.data.n, replace(plan, stages="last", pool=("mean",)).features
+    best = best_measured(situation)
+    if best:
+        score = f"{situation.job.evaluation.select_by} {best.score:.3f} on validation patients"
+        yield from _taken(best.stages, ("mean", "max"), f"measured here: {score} with {plan.backbone}", source.HERE)
+    elif n < FEW_IMAGES:
+        reason = f"{n} training images against {last:,} features of the last stage alone; more would fit their noise"
+        yield from _taken("last", ("mean",), reason, source.RIDGE)
+    else:
+        both, means = (replace(plan, stages="all", pool=pool) for pool in (("mean", "max"), ("mean",)))
+        most = most_bytes(situation)
+        sizes = f"{shown_megabytes(sums_bytes(both.features, situation.job.num_classes))} of sums a hospital, once"
+        if sums_bytes(both.features, situation.job.num_classes) <= most:
+            reason = f"{both.features:,} features instead of {last:,} for {n:,} training images; {sizes}"
+            yield from _taken("all", ("mean", "max"), reason, source.MULTILEVEL)
+        else:
+            reason = f"{both.features:,} with the maxima would be {sizes}; the {means.features:,} means give nearly all of it"
+            yield from _taken("all", ("mean",), reason, source.MULTILEVEL)
+
+
+def projection(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
+    """A random projection where even so the sums would be too many bytes."""
+    classes, most = situation.job.num_classes, most_bytes(situation)
+    now = sums_bytes(plan.features, classes)
+    if now <= most:
+        return
+    width = next((width for width in PROJECTIONS if sums_bytes(width, classes) <= most), PROJECTIONS[-1])
+    if width >= plan.features:
+        return
+    mbit = situation.least_network
+    network = f"{mbit:g} Mbit/s allow in {NETWORK_S:.0f} s" if mbit else "is the bound without a stated network"
+    reason = (
+        f"{plan.features:,} features make {shown_megabytes(now)} of sums a hospital, {shown_megabytes(most)} {network}; "
+        f"projected to {width:,} they are {shown_megabytes(sums_bytes(width, classes))}"
+    )
+    yield Recommendation("method.projection", width, reason, source.PROJECTION)
+    alone = "a projection mixes the stages, so no subset of them can be tried"
+    yield Recommendation("method.stage_subsets", False, alone, source.PROJECTION)
+
+
+def most_bytes(situation: Situation) -> float:
+    """Bytes that the sums of a hospital may have."""
+    mbit = situation.least_network
+    return min(MOST_BYTES, mbit * 1e6 / 8 * NETWORK_S) if mbit else MOST_BYTES
+
+
+def _taken(stage: str, pool: tuple[str, ...], reason: str, where: str) -> Iterator[Recommendation]:
+    yield Recommendation("features.stages", stage, reason, where)
+    if stage == "last":
+        pool = ("mean",)
+    yield Recommendation("features.pool", pool, f"{' and '.join(pool)} over the positions of a stage", where)
