@@ -1,14 +1,15 @@
 """Advice on a terminal: what was found, what was measured, what is recommended and why."""
 
-from collections.abc import Iterable, Sequence
+import math
+import textwrap
 
 from rich.console import Console
 from rich.table import Table
 
 from common.wire import PARTS
-from server.summary_table import size
 from simulation.advice import Recommendation
 from simulation.advise import Advice
+from simulation.recommended_job import RecommendedJob
 from simulation.situation import Machine, Situation
 from simulation.speed import shown_megabytes
 
@@ -28,11 +29,19 @@ def print_advice(advice: Advice, console: Console) -> None:
         some = [one for one in advice.recommendations if one.kind == kind]
         if some:
             console.print(f"\n[dim]{title}[/]")
-        for reason, source, together in _together(some):
-            marks = ["" if kind != "recommended" or one.key in changed else " (as it is)" for one in together]
-            heads = [f"{one.key}: {_value(one)}{mark}" for one, mark in zip(together, marks, strict=True)]
-            _say(console, ", ".join(heads) if kind != "note" else together[0].key, width, "bold")
-            _say(console, f"{reason[0].upper()}{reason[1:]}. [{source}]", width, indent=4)
+        for one in some:
+            mark = "" if kind != "recommended" or one.key in changed else " (as it is)"
+            _say(console, one.key if kind == "note" else f"{one.key}: {_value(one)}{mark}", width, "bold")
+            _say(console, f"{one.reason[0].upper()}{one.reason[1:]}. [{one.source}]", width, indent=4)
+
+
+def print_title(recommended: RecommendedJob, console: Console) -> None:
+    """Print what is written above the job file: the keys that are not as they were."""
+    changed = ", ".join(recommended.changed) or "nothing"
+    removed = f"; removed: {', '.join(recommended.removed)}" if recommended.removed else ""
+    console.print()
+    _say(console, f"recommended job; changed: {changed}{removed}", min(console.width, _WIDEST), "dim")
+    console.print()
 
 
 def _found(situation: Situation) -> Table:
@@ -63,7 +72,7 @@ def _machine(machine: Machine) -> tuple[str, str]:
 def _differences(situation: Situation) -> str:
     data = situation.data
     alone = f"; one class only: {', '.join(data.one_class)}" if data.one_class else ""
-    ratio = "one has no image" if data.imbalance == float("inf") else f"largest {data.imbalance:.1f} times the smallest"
+    ratio = "one without images" if data.imbalance == math.inf else f"largest {data.imbalance:.1f} times the smallest"
     patients = ", ".join(f"{data.patients(part)} {part}" for part in PARTS)
     return (
         f"{situation.job.num_classes} classes, {ratio}; {data.n:,} training images; patients: {patients}; label distance "
@@ -100,12 +109,6 @@ def _measured(situation: Situation) -> Table:
     return table
 
 
-def _together(some: Sequence[Recommendation]) -> Iterable[tuple[str, str, list[Recommendation]]]:
-    """Advice with its reason and source."""
-    for one in some:
-        yield one.reason, one.source, [one]
-
-
 def _value(one: Recommendation) -> str:
     value = one.value
     if isinstance(value, bool):
@@ -117,7 +120,6 @@ def _value(one: Recommendation) -> str:
 
 
 def _say(console: Console, text: str, width: int, style: str = "", indent: int = 0) -> None:
-    from rich.padding import Padding
-    from rich.text import Text
-
-    console.print(Padding(Text(text, style=style), (0, 0, 0, indent)), width=width)
+    margin = " " * indent
+    lines = textwrap.fill(text, width, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False)
+    console.print(lines, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -55,7 +55,7 @@ def advise(
         raise ConfigError(f"--format: expected one of {', '.join(FORMATS)}, got '{output_format}'")
     if out is not None and out.exists():
         raise ConfigError(f"--out: {out} is there already; name a new file")
-    from cli.advice_table import print_advice
+    from cli.advice_table import print_advice, print_title
     from simulation.advise import advice_for
     from simulation.hospitals import find_hospitals
 
@@ -76,6 +76,5 @@ def advise(
         return
     console = Console()
     print_advice(advice, console)
-    changed = ", ".join(advice.recommended.changed) or "nothing"
-    console.print(f"\n[dim]the job file recommended; changed: {changed}[/]\n", highlight=False)
+    print_title(advice.recommended, console)
     typer.echo(advice.recommended.text, nl=False)

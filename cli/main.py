@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cli import compare, hospitals, runs, tables
+from cli import advise, compare, hospitals, runs, tables
 from common.errors import ConsiliumError
 
 EXIT_CODES = """

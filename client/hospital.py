@@ -58,15 +58,6 @@ class Hospital:
     def __init__(self, file: HospitalFile) -> None:
         self._file = file
         self._part: Participation | None = None
-        self._answers: Mapping[str, Callable[[Participation, Packed], Packed]] = {
-            "describe": self._describe,
-            "initial": self._initial,
-            "statistics": self._statistics,
-            "fit": self._fit,
-            "evaluate": self._evaluate,
-            "own": self._own,
-            "personalise": self._personalise,
-        }
 
     @property
     def name(self) -> str:
@@ -77,7 +68,7 @@ class Hospital:
         """The reply to a request of a kind (`common.wire.REQUESTS`), or a refusal with a neutral code."""
         try:
             job, tuned = self._accepted(kind, request)
-            reply = self._answers[kind](self._taking_part(kind, job, request), request)
+            reply = self._answer_of(kind)(self._taking_part(kind, job, request), request)
             heads = len(reply.arrays["losses"]) if "losses" in reply.arrays else 1
             problem = problem_with(reply, reply_schema(kind, job, tuned), dimensions(job, heads))
             if problem:
@@ -85,6 +76,17 @@ class Hospital:
         except Exception as error:
             return self._refusal(error)
         return reply
+
+    def _answer_of(self, kind: str) -> Callable[[Participation, Packed], Packed]:
+        return {
+            "describe": self._describe,
+            "initial": self._initial,
+            "statistics": self._statistics,
+            "fit": self._fit,
+            "evaluate": self._evaluate,
+            "own": self._own,
+            "personalise": self._personalise,
+        }[kind]
 
     def _refusal(self, error: Exception) -> Packed:
         code = error.code if isinstance(error, Refusal) else _code_of(error)

@@ -16,7 +16,7 @@ Kind = Literal["recommended", "avoid", "note"]
 class Recommendation:
     """One piece of advice.
 
-    key: the place in a job file, `method.name`. value: what belongs there. reason: a sentence with the numbers it rests on.
+    key: the place in a job file, `method.name`; of a note also in a hospital's file. value: what belongs there. reason: a sentence with the numbers it rests on.
     source: a paper, or where it was measured. kind: `avoid` advises against the value; a `note` sets nothing.
     """
 

@@ -16,7 +16,7 @@ RARE = 10.0
 ACTIVATIONS_GB = 8.0
 
 
-def validation(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
+def validation(situation: Situation, _: Plan) -> Iterator[Recommendation]:
     """Enough validation patients to choose with; more of them where the job's fraction gives too few."""
     data, now = situation.data, situation.job.evaluation.validation_fraction
     found = data.patients("validation")
@@ -34,7 +34,7 @@ def validation(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
         yield Recommendation("evaluation.validation_fraction", wanted, reason, source.INTERVALS)
 
 
-def intervals(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
+def intervals(situation: Situation, _: Plan) -> Iterator[Recommendation]:
     """A word of warning where the test patients say little."""
     tested = situation.data.patients("test")
     if tested < FEW_TESTED:
@@ -45,7 +45,7 @@ def intervals(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
         )
 
 
-def select_by(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
+def select_by(situation: Situation, _: Plan) -> Iterator[Recommendation]:
     """A metric that a common class cannot carry alone."""
     ratio, now, train = situation.data.imbalance, situation.job.evaluation.select_by, situation.data.train
     if ratio < IMBALANCED:
@@ -58,7 +58,7 @@ def select_by(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
         yield Recommendation("evaluation.select_by", "auroc", f"{reason}, which carries {now} alone", source.BALANCE)
 
 
-def quorum(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
+def quorum(situation: Situation, _: Plan) -> Iterator[Recommendation]:
     """Two thirds of the hospitals, two at least: a round stands though one is missing, and no sum is of one alone."""
     number = len(situation.data.training)
     wanted = max(min(2, number), math.ceil(number * 2 / 3))
@@ -73,7 +73,7 @@ def deadline(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
     longest = max(filter(None, (once, epoch)), default=None)
     now = situation.job.quorum.deadline_s
     if longest is not None and 3 * longest > now:
-        wanted = math.ceil(3 * longest / 60) * 60.0
+        wanted = math.ceil(3 * longest / 60) * 60
         reason = (
             f"the slowest hospital needs about {shown_seconds(longest)} for its longest answer, {now:g} s are allowed"
         )
@@ -84,10 +84,11 @@ def disk(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
     """Room for cached activations, where there are any."""
     if plan.tune != "last-blocks":
         return
-    for name, machine in situation.machines.items():
-        if machine.disk_free_gb is not None and machine.disk_free_gb < ACTIVATIONS_GB:
-            reason = (
-                f"{name} has {machine.disk_free_gb:.0f} GB of free disk: set activation_cache_gb in its hospital file lower "
-                f"than {ACTIVATIONS_GB:.0f}, and what does not fit is computed again in every round"
-            )
-            yield Recommendation("tune.part", plan.tune, reason, source.COUNTED, "note")
+    free = {name: machine.disk_free_gb for name, machine in situation.machines.items()}
+    full = [f"{name} {gb:.0f} GB" for name, gb in free.items() if gb is not None and gb < ACTIVATIONS_GB]
+    if full:
+        reason = (
+            f"free disk is short ({', '.join(full)}): with less than {ACTIVATIONS_GB:.0f} GB set activation_cache_gb lower in "
+            "the hospital file; activations that do not fit are computed again in every round"
+        )
+        yield Recommendation("activation_cache_gb", None, reason, source.COUNTED, "note")

@@ -25,17 +25,17 @@ NETWORK_S = 60.0
 PROJECTIONS = (4096, 2048, 1024, 512, 256)
 
 
-def mirror(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
+def mirror(situation: Situation, _: Plan) -> Iterator[Recommendation]:
     """As the modality allows; what is not known is not mirrored."""
     modality = situation.job.modality
     row = MODALITIES[modality]
-    if modality == OTHER:
-        names = ", ".join(name for name in MODALITIES if name != OTHER)
-        known = f"the job names no modality, so no image is mirrored; choose one of: {names}"
-        yield Recommendation("modality", OTHER, known, "common/modalities.py", "note")
     if row.mirror:
         reason = f"{modality}: {row.why}; {2 * situation.data.n:,} training examples of {situation.data.n:,} images"
         yield Recommendation("features.mirror", True, reason, "common/modalities.py")
+    elif modality == OTHER:
+        names = ", ".join(name for name in MODALITIES if name != OTHER)
+        reason = f"the job names no modality, and what is not known is not mirrored; write modality: one of {names}"
+        yield Recommendation("features.mirror", False, reason, "common/modalities.py")
     else:
         yield Recommendation("features.mirror", False, f"{modality}: {row.why}", "common/modalities.py")
 
@@ -92,4 +92,4 @@ def _taken(stage: str, pool: tuple[str, ...], reason: str, where: str) -> Iterat
     yield Recommendation("features.stages", stage, reason, where)
     if stage == "last":
         pool = ("mean",)
-    yield Recommendation("features.pool", pool, f"{' and '.join(pool)} over the positions of a stage", where)
+    yield Recommendation("features.pool", pool, f"{' and '.join(pool)} over the positions of a stage", source.HEAD2TOE)

@@ -16,6 +16,9 @@ ONE_RIDGE = (1.0,)
 FEW_FOR_CHOICE = 20
 """Validation patients below which choosing among ridge strengths is chance."""
 
+FEATURES_PER_IMAGE = 4
+"""More features than this for each training image leave weak ridges no chance."""
+
 IMBALANCED = 3.0
 ROBUST = ("krum", "multikrum", "bulyan", "fedmedian", "trimmed-mean")
 """Methods that leave out what is unlike the rest."""
@@ -55,8 +58,8 @@ def settings(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
         yield Recommendation("method.ridge", ONE_RIDGE, f"{chance} for {n} images", source.RIDGE)
         if plan.projection is None:
             yield Recommendation("method.stage_subsets", False, "nor can subsets of stages be told apart", source.RIDGE)
-    elif n < plan.features:
-        reason = f"{n:,} training images are fewer than {plan.features:,} features: only a strong ridge holds them"
+    elif n * FEATURES_PER_IMAGE < plan.features:
+        reason = f"{n:,} training images for {plan.features:,} features: only a strong ridge holds them"
         yield Recommendation("method.ridge", STRONG_RIDGE, reason, source.RIDGE)
 
 
@@ -74,7 +77,7 @@ def class_weights(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
         )
 
 
-def against(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
+def against(situation: Situation, _: Plan) -> Iterator[Recommendation]:
     """What hurts with hospitals like these."""
     data, asked = situation.data, situation.job.method.name
     if data.unlike:
@@ -83,8 +86,8 @@ def against(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
         yield Recommendation("method.name", named, reason, source.KRUM, "avoid")
     if data.one_class:
         reason = (
-            f"{', '.join(data.one_class)} would train towards one class in every round; any method of rounds only from "
-            "warm_start: analytic"
+            f"hospitals of one class ({', '.join(data.one_class)}) would pull every round towards it: a method of rounds only "
+            "from warm_start: analytic"
         )
         yield Recommendation("method.warm_start", "none", reason, source.NON_IID, "avoid")
 

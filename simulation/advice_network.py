@@ -181,13 +181,8 @@ def _deep(situation: Situation, plan: Plan, why: str, takes: str) -> Iterator[Re
         yield Recommendation(
             "tune.blocks", 2, "the layers nearest to the head are the ones made for ImageNet", source.TRANSFER
         )
-    yield Recommendation(
-        "tune.part",
-        part,
-        "hospitals allow the head only by default: each must write it into policy.allow_tuning",
-        source.COUNTED,
-        "note",
-    )
+    allowed = f"hospitals allow the head only by default: each must write {part} into its own file"
+    yield Recommendation("policy.allow_tuning", None, allowed, "client/hospital_file.py", "note")
 
 
 def _batch_norm(value: str, reason: str) -> Recommendation:

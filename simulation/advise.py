@@ -47,6 +47,7 @@ class Advice:
             "measured": [asdict(one) for one in situation.measured],
             "recommendations": [asdict(one) for one in self.recommendations],
             "changed": list(self.recommended.changed),
+            "removed": list(self.recommended.removed),
             "recommended_job": self.recommended.text,
         }
 

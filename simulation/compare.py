@@ -182,10 +182,11 @@ class _Trainings:
     def _train(self, line: Line, job: Job, folder: Path) -> None:
         if folder.exists():
             shutil.rmtree(folder)
-        hospitals = {name: self._hospitals[name] for name in line.hospitals}
         if line.who == "one place":
             # Always the same folder: a hospital keeps its features in memory as long as the process lives.
-            hospitals = {"pooled": pool(self._hospitals, job, self._out / "pooled")}
+            hospitals = {name: pool(self._hospitals, job, self._out / name) for name in line.hospitals}
+        else:
+            hospitals = {name: self._hospitals[name] for name in line.hospitals}
         machine = self._machine
         settings = {"weights_dir": machine.weights_dir, "cache_dir": machine.cache_dir}
         simulate(job, hospitals, folder, device=machine.device, **settings)

@@ -19,8 +19,8 @@ from client.training import Examples
 from client.weights import load_backbone
 from common.backbones import backbone_row
 from common.candidates import candidates, improves
-from common.job import Features, Job, Weights
 from common.job import Backbone as BackboneChoice
+from common.job import Features, Job, Weights
 from common.metrics import ClassificationCounts, Metrics, count, derive, intervals
 from common.modalities import MODALITIES
 from simulation.situation import Measured, WeightsFile

@@ -19,11 +19,12 @@ _ANEW = ("rounds", "momentum", "optimizer", "class_weights")
 
 @dataclass(frozen=True)
 class RecommendedJob:
-    """The job advised, as text of a YAML file and parsed; changed: the keys that differ from the author's job."""
+    """The job advised, as text of a YAML file and parsed; changed: the keys that are written; removed: those that go."""
 
     text: str
     job: Job
     changed: tuple[str, ...]
+    removed: tuple[str, ...]
 
 
 def recommended_job(
@@ -40,16 +41,17 @@ def recommended_job(
     # A change may change defaults of other keys, so what was as advised before is looked at once more.
     for _ in range(2):
         wanted = [one for one in advised.values() if one.value != _at(job, one.key) or one.value != _at(found, one.key)]
-        changes = tuple(_changes(content, job, wanted))
+        changes = tuple(_changes(content, wanted))
         found = parse_job(changed_content(content, changes), "the recommended job")
     written = changed_text(text, changes)
     if parse_job(yaml.safe_load(written)) != found:
         comments = "".join(f"# {change.key}: {change.comment}\n" for change in changes if change.comment)
         written = comments + yaml.safe_dump(changed_content(content, changes), sort_keys=False, width=120)
-    return RecommendedJob(written, found, tuple(change.key for change in changes))
+    keys = {removed: tuple(one.key for one in changes if one.removed is removed) for removed in (False, True)}
+    return RecommendedJob(written, found, keys[False], keys[True])
 
 
-def _changes(content: Mapping[str, Any], job: Job, wanted: Sequence[Recommendation]) -> list[Change]:
+def _changes(content: Mapping[str, Any], wanted: Sequence[Recommendation]) -> list[Change]:
     """What to write into the job file."""
     changes = [Change(one.key, _plain(one.value), f"{one.reason} ({one.source})") for one in wanted]
     keys = {change.key for change in changes}

@@ -14,7 +14,9 @@ from client.records import read_rows
 from client.weights import load_backbone
 from common.head import Head, Standardisation
 from common.job import Job, Weights
-from common.wire import Packed, pack_head, pack_heads, pack_standardisation
+from common.messages import pack_heads, pack_standardisation
+from common.model import Model
+from common.wire import Packed
 
 FEATURES = 512
 
@@ -80,13 +82,20 @@ class Requests:
         return Packed({}, {"job": self.job.canonical_json()})
 
     def fit(self, number: int = 1) -> Packed:
-        arrays = {**pack_head(self.head()), **pack_standardisation(self.standardisation)}
+        arrays = {**Model(self.head()).arrays(), **pack_standardisation(self.standardisation)}
         return Packed(arrays, {**self.describe().fields, "fingerprint": self.fingerprint, "round": number})
+
+    def about(self) -> Packed:
+        return Packed({}, {**self.describe().fields, "fingerprint": self.fingerprint})
+
+    def statistics(self) -> Packed:
+        return Packed(pack_standardisation(self.standardisation), self.about().fields)
 
     def evaluate(self, part: str = "test", heads: int = 2) -> Packed:
         chosen = pack_heads([self.head(seed) for seed in range(heads)])
         arrays = {**chosen, **pack_standardisation(self.standardisation)}
-        return Packed(arrays, {**self.describe().fields, "fingerprint": self.fingerprint, "part": part})
+        fields = {**self.describe().fields, "fingerprint": self.fingerprint, "part": part, "round": 1}
+        return Packed(arrays, fields)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from server.exchange import Exchange
 from simulation.grid import InProcessGrid
 
 PROJECT = Path(__file__).resolve().parents[2]
-DIMS = dimensions(2, 512)
 SECRET = "/data/patient-0815/Doe^Jane.dcm"
 
 
@@ -57,11 +56,11 @@ def only_refusal(answer: Packed) -> str:
 
 def test_a_hospital_s_folder_answers(ask, node, request_of, job, requests_of, hospital_with, phantoms):
     described = ask(node, "describe", request_of)
-    assert problem_with(described, REPLIES["describe"], DIMS) is None
+    assert problem_with(described, REPLIES["describe"], dimensions(job())) is None
     assert "hospital" not in described.fields
     requests = requests_of(job(), hospital_with(phantoms["hospital-a"]))
-    assert problem_with(ask(node, "fit", requests.fit()), REPLIES["fit"], DIMS) is None
-    assert problem_with(ask(node, "evaluate", requests.evaluate(heads=1)), REPLIES["evaluate"], DIMS) is None
+    assert problem_with(ask(node, "fit", requests.fit()), REPLIES["fit"], dimensions(job())) is None
+    assert problem_with(ask(node, "evaluate", requests.evaluate(heads=1)), REPLIES["evaluate"], dimensions(job())) is None
 
 
 def test_a_hospital_s_file_answers_by_its_own_policy(ask, phantoms, cache_dir, request_of, job, tmp_path):
@@ -71,7 +70,7 @@ def test_a_hospital_s_file_answers_by_its_own_policy(ask, phantoms, cache_dir, r
     assert only_refusal(ask({"hospital-file": str(file)}, "describe", request_of)) == "job-not-approved"
     courier._hospitals.clear()
     file.write_text(f"{text}policy: {{approved_jobs: [{job().job_id}]}}\n")
-    assert problem_with(ask({"hospital-file": str(file)}, "describe", request_of), REPLIES["describe"], DIMS) is None
+    assert problem_with(ask({"hospital-file": str(file)}, "describe", request_of), REPLIES["describe"], dimensions(job())) is None
 
 
 def test_a_hospital_is_opened_once_for_all_messages(ask, node, request_of, monkeypatch):
@@ -145,10 +144,10 @@ def run_config(tmp_path, phantoms, cache_dir):
     return {"hospitals": str(tmp_path / "hospitals.json"), "cache-dir": str(cache_dir), "device": "cpu"}
 
 
-def test_a_simulated_node_plays_the_hospital_of_its_number(ask, node, request_of, run_config):
+def test_a_simulated_node_plays_the_hospital_of_its_number(ask, node, request_of, run_config, job):
     own = ask(node, "describe", request_of)
     played = ask(SIMULATED, "describe", request_of, run_config)
-    assert problem_with(played, REPLIES["describe"], DIMS) is None
+    assert problem_with(played, REPLIES["describe"], dimensions(job())) is None
     assert played.fields["hospital"] == "st-a"
     assert (played.arrays["sums"] == own.arrays["sums"]).all()
     other = ask({**SIMULATED, "partition-id": 0}, "describe", request_of, run_config)
@@ -158,7 +157,7 @@ def test_a_simulated_node_plays_the_hospital_of_its_number(ask, node, request_of
 
 def test_only_a_description_says_which_hospital(ask, request_of, run_config, job, requests_of, hospital_with, phantoms):
     requests = requests_of(job(), hospital_with(phantoms["hospital-a"]))
-    assert problem_with(ask(SIMULATED, "fit", requests.fit(), run_config), REPLIES["fit"], DIMS) is None
+    assert problem_with(ask(SIMULATED, "fit", requests.fit(), run_config), REPLIES["fit"], dimensions(job())) is None
     unknown = Packed({}, {"job": "{}"})
     assert only_refusal(ask(SIMULATED, "describe", unknown, run_config)) == "bad-request"
 

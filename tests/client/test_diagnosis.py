@@ -99,7 +99,7 @@ def test_a_damaged_model_is_refused(model, tmp_path):
 
 def test_a_folded_head_on_raw_features_is_the_head_on_standardised_ones(diagnostician):
     rng = np.random.default_rng(0)
-    features = diagnostician._extractor(rng.integers(0, 256, (6, 3, 64, 64), np.uint8))
+    features = diagnostician._features(rng.integers(0, 256, (6, 3, 64, 64), np.uint8))
     head = Head(rng.normal(0, 0.1, (3, 512)).astype(np.float32), rng.normal(size=3).astype(np.float32))
     wide = features.astype(np.float64)
     standardisation = Standardisation.from_sums(len(features), wide.sum(axis=0), (wide**2).sum(axis=0))

@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from client import features
-from client.augmentation import view_of
+from client.augmentation import mirrored, upright, view_of
 from client.feature_cache import FeatureCache
-from client.features import Extractor, extract, fingerprint_of
+from client.features import Extractor, all_blocks, columns_of, extract, fingerprint_of, views_of
 from client.images import load_image, to_input
 from client.records import read_rows
 from common.errors import DataError
 
 WIDTH = 512
+CACHED = all_blocks("squeezenet1_1")[-1].stop
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
@@ -32,7 +33,9 @@ class Cramped(nn.Module):
         super().__init__()
         self.room, self.error, self.sizes = room, error, []
 
-    def forward(self, images):
+    name = "squeezenet1_1"
+
+    def features(self, images, wanted):
         self.sizes.append(len(images))
         if len(images) > self.room:
             raise self.error
@@ -53,8 +56,9 @@ def run(tmp_path, extractor, job):
     """Extraction of a folder's images with `views` views, through a cache of this test's own."""
 
     def make(folder: Path, views: int = 1, **options):
-        with FeatureCache(tmp_path / "cache", "ab" * 32, WIDTH) as cache:
-            return extract([(path, views) for path in sorted(folder.iterdir())], extractor, cache, job(), **options)
+        with FeatureCache(tmp_path / "cache", "ab" * 32, CACHED) as cache:
+            asked = [(path, range(views)) for path in sorted(folder.iterdir())]
+            return extract(asked, extractor, cache, options.pop("job", job()), **options)
 
     return make
 
@@ -205,6 +209,11 @@ def test_a_feature_space_is_backbone_weights_fit_size_and_stages(job):
         fingerprint_of(job(image={"size": 64, "fit": "crop"}), "d" * 64),
         fingerprint_of(job(image={"size": 96}), "d" * 64),
         fingerprint_of(job(backbone={"name": "squeezenet1_0", "weights": "random"}), "d" * 64),
+        fingerprint_of(job(features={"stages": "all"}), "d" * 64),
+        fingerprint_of(job(features={"stages": "all", "pool": ["mean"]}), "d" * 64),
+        fingerprint_of(job(features={"stages": ["features.7", "output"]}), "d" * 64),
+        fingerprint_of(job(features={"pool": ["max"]}), "d" * 64),
+        fingerprint_of(job(features={"mirror": True}, modality="chest-xray"), "d" * 64),
     ]
     assert len(set(spaces)) == len(spaces)
     assert all(re.fullmatch("[0-9a-f]{64}", space) for space in spaces)
@@ -217,3 +226,41 @@ def test_a_feature_space_is_not_seed_method_or_views(job):
 
 def test_the_size_a_backbone_has_by_itself_is_the_same_space_when_written_out(job):
     assert fingerprint_of(job(image={}), "d" * 64) == fingerprint_of(job(image={"size": 224}), "d" * 64)
+
+
+def test_stages_written_out_are_the_same_space_as_their_word(job):
+    one, two = job(features={"stages": ["output"], "pool": ["mean"]}), job(features={"stages": "last"})
+    assert fingerprint_of(one, "d" * 64) == fingerprint_of(two, "d" * 64)
+    assert one.job_id != two.job_id
+
+
+def test_jobs_that_take_other_stages_share_the_cache(run, folder, job):
+    run(folder)
+    several = run(folder, job=job(features={"stages": "all"}))
+    assert (several.decoded, several.cached) == (0, 6)
+    assert several.vectors[0].shape == (1, CACHED)
+    last = run(folder, job=job())
+    columns = columns_of(job())
+    assert all(np.array_equal(all_[:, columns], one) for all_, one in zip(several.vectors, last.vectors, strict=True))
+
+
+def test_views_of_training_images_each_have_their_mirror_image(job):
+    mirroring = job(modality="chest-xray", features={"mirror": True, "views": 2})
+    assert views_of(mirroring, "train") == [0, -1, 1, -2]
+    assert views_of(mirroring, "validation") == views_of(mirroring, "test") == [0, -1]
+    assert views_of(job(features={"views": 3}), "train") == [0, 1, 2]
+    assert views_of(job(features={"views": 3}), "test") == [0]
+    assert [upright(view) for view in (0, -1, 1, -2)] == [0, 0, 1, 1]
+    assert all(mirrored(mirrored(view)) == view for view in (-3, 0, 5))
+
+
+def test_a_mirrored_view_is_the_flipped_input_and_decoded_with_it(folder, tmp_path, extractor, job, decodings):
+    paths = sorted(folder.iterdir())
+    with FeatureCache(tmp_path / "cache", "ab" * 32, CACHED) as cache:
+        found = extract([(path, [0, -1]) for path in paths], extractor, cache, job())
+    assert decodings.total() == 6
+    for path, vectors in zip(paths, found.vectors, strict=True):
+        pixels = to_input(load_image(path), 64, "pad")[None]
+        expected = extractor(np.concatenate([pixels, pixels[..., ::-1]]))[:, columns_of(job())]
+        np.testing.assert_allclose(vectors, expected, atol=1e-4, rtol=1e-4)
+        assert not np.array_equal(vectors[0], vectors[1])

@@ -7,25 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from client import hospital as module
+from client import preparation as module
 from client.training import Examples, seed_of, train_head
 from common.errors import ConfigError, DataError, RefusalCode, WeightsError
+from common.messages import Description, unpack_counts
 from common.metrics import count
+from common.model import Model
 from common.wire import (
     EVALUATED_PARTS,
     MAX_HEADS,
     PARTS,
     REFUSAL,
-    REPLIES,
-    Description,
     Packed,
     dimensions,
     problem_with,
-    unpack_counts,
-    unpack_head,
+    reply_schema,
 )
 
-DIMS = {heads: dimensions(2, 512, heads) for heads in (1, 2)}
 SECRET = "/data/patient-0815/Doe^Jane.dcm"
 
 
@@ -59,11 +57,16 @@ def parts_of(phantoms, hospital_with, requests_of, manifest_of, tmp_path):
 
 
 def test_every_reply_is_on_the_allow_list(hospital, asked):
-    assert problem_with(hospital.answer("describe", asked.describe()), REPLIES["describe"], DIMS[1]) is None
-    assert problem_with(hospital.answer("fit", asked.fit()), REPLIES["fit"], DIMS[1]) is None
+    def problem(kind, request, heads=1):
+        reply = hospital.answer(kind, request)
+        return problem_with(reply, reply_schema(kind, asked.job, {}), dimensions(asked.job, heads))
+
+    assert problem("describe", asked.describe()) is None
+    assert problem("fit", asked.fit()) is None
+    assert problem("statistics", asked.statistics()) is None
+    assert problem("own", asked.statistics()) is None
     for part in EVALUATED_PARTS:
-        reply = hospital.answer("evaluate", asked.evaluate(part, heads=2))
-        assert problem_with(reply, REPLIES["evaluate"], DIMS[2]) is None
+        assert problem("evaluate", asked.evaluate(part, heads=2), 2) is None
 
 
 def test_a_reply_that_departs_from_the_allow_list_stays_here(hospital, asked, monkeypatch):
@@ -106,12 +109,12 @@ def test_counts_of_any_split_are_the_pooled_counts(parts_of, job):
 
 def test_fit_is_local_training_on_standardised_training_examples(hospital, asked):
     reply = hospital.answer("fit", asked.fit(number=4))
-    raw = hospital._prepared.parts
+    raw = hospital._part.prepared.parts
     parts = {part: Examples(asked.standardisation.apply(raw[part].features), raw[part].labels) for part in PARTS}
     seed = seed_of(asked.job.seed, 4, "st-marys")
-    head, loss = train_head(asked.head(), parts["train"], asked.job.method, seed)
-    np.testing.assert_array_equal(unpack_head(reply.arrays).weight, head.weight)
-    assert reply.fields["loss-sum"] == loss
+    trained = train_head(asked.head(), parts["train"], asked.job.method.local, seed)
+    np.testing.assert_array_equal(Model.from_arrays(reply.arrays).head.weight, trained.head.weight)
+    assert reply.fields["loss-sum"] == trained.loss_sum
     assert reply.fields["examples"] == len(parts["train"])
     probabilities = asked.head().probabilities(parts["validation"].features)
     expected = count(probabilities, parts["validation"].labels)
@@ -251,4 +254,4 @@ def test_a_refusal_is_forgotten_when_its_reason_is_gone(hospital, asked, monkeyp
     with monkeypatch.context() as broken:
         broken.setattr(module, "read_rows", lambda source: 1 / 0)
         assert code(hospital.answer("describe", asked.describe())) == "internal-error"
-    assert problem_with(hospital.answer("fit", asked.fit()), REPLIES["fit"], DIMS[1]) is None
+    assert problem_with(hospital.answer("fit", asked.fit()), reply_schema("fit", asked.job, {}), dimensions(asked.job)) is None

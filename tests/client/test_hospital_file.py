@@ -82,7 +82,7 @@ def test_all_problems_are_reported_together(load):
     with pytest.raises(ConfigError) as error:
         load(
             "name: St. Mary's\ndata: {folder: /a, manifest: /b}\ncache: 7\ndevise: cuda\n"
-            "policy: {approve: perhaps, approved_jobs: [abc], allow_backbones: [resnet5, vgg], allow_tuning: [full],\n"
+            "policy: {approve: perhaps, approved_jobs: [abc], allow_backbones: [resnet5, vgg], allow_tuning: [fully],\n"
             "  max_epsilon: 6, min_count: 5, min_examples: 0}\n"
         )
     text = str(error.value)

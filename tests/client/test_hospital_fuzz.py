@@ -10,10 +10,10 @@ from hypothesis.extra import numpy as st_numpy
 
 from common.errors import RefusalCode
 from common.job import parse_job
-from common.wire import REFUSAL, REPLIES, Packed, dimensions, problem_with
+from common.wire import REFUSAL, Packed, dimensions, problem_with, reply_schema
 
 CODES = {code.value for code in RefusalCode}
-KINDS = ("describe", "fit", "evaluate")
+KINDS = ("describe", "initial", "statistics", "fit", "evaluate", "own")
 
 names = st.sampled_from(["weight", "bias", "mean", "scale", "job", "fingerprint", "round", "part", "images", "paths"])
 in_json = st.one_of(st.text(max_size=20), st.integers(), st.floats(), st.booleans(), st.none(), st.just([1.0]))
@@ -43,11 +43,19 @@ def door(phantoms, hospital_with, requests_of):
         "classes": ["normal", "opacity"],
         "backbone": {"name": "squeezenet1_1", "weights": {"name": "random", "seed": 1}},
         "image": {"size": 64},
+        "method": "fedavg",
     }
     job = parse_job(content)
     hospital = hospital_with(phantoms["hospital-a"], allow_backbones=("squeezenet1_1",))
     asked = requests_of(job, hospital)
-    good = {"describe": asked.describe(), "fit": asked.fit(), "evaluate": asked.evaluate(heads=1)}
+    good = {
+        "describe": asked.describe(),
+        "initial": asked.about(),
+        "statistics": asked.statistics(),
+        "fit": asked.fit(),
+        "evaluate": asked.evaluate(heads=1),
+        "own": asked.statistics(),
+    }
     return hospital, good, json.loads(job.canonical_json())
 
 
@@ -88,8 +96,8 @@ def test_any_request_gets_an_allowed_reply_or_a_known_refusal(door, change):
         assert reply.fields[REFUSAL] in CODES
         assert not reply.arrays
     else:
-        classes = len(json.loads(str(asked.fields["job"]))["classes"])
-        assert problem_with(reply, REPLIES[kind], dimensions(classes, 512)) is None
+        answered = parse_job(json.loads(str(asked.fields["job"])))
+        assert problem_with(reply, reply_schema(kind, answered, {}), dimensions(answered)) is None
 
 
 def test_the_requests_that_are_changed_above_are_good_ones(door):
@@ -99,7 +107,7 @@ def test_the_requests_that_are_changed_above_are_good_ones(door):
 
 
 def test_numbers_at_the_end_of_their_range_are_answered_or_refused(door):
-    hospital, good, _ = door
+    hospital, good, job = door
     most = np.finfo(np.float32).max
     extremes = {
         "weight": np.full((2, 512), most, np.float32),
@@ -107,9 +115,11 @@ def test_numbers_at_the_end_of_their_range_are_answered_or_refused(door):
         "mean": np.full(512, 65504, np.float16),
     }
     for name, array in extremes.items():
-        for kind in ("fit", "evaluate"):
+        for kind in ("fit", "evaluate", "statistics"):
+            if name not in good[kind].arrays:
+                continue
             array = array[None] if kind == "evaluate" and name == "weight" else array
             reply = hospital.answer(kind, Packed({**good[kind].arrays, name: array}, good[kind].fields))
             assert reply.fields.get(REFUSAL, "internal-error") == "internal-error"
             if REFUSAL not in reply.fields:
-                assert problem_with(reply, REPLIES[kind], dimensions(2, 512)) is None
+                assert problem_with(reply, REPLIES[kind], dimensions(parse_job(job))) is None
