@@ -1,6 +1,7 @@
 """consilium compare."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -128,11 +129,11 @@ def _tell(step: "Step", console: Console) -> None:
 
 
 def _show(found: "Comparison", output_format: str) -> None:
-    from simulation.comparison_table import print_comparison
+    from simulation.comparison_table import WIDEST, print_comparison
     from simulation.comparison_text import to_csv, to_markdown, to_plain
 
     if output_format == "table":
-        print_comparison(found, Console())
+        print_comparison(found, Console() if sys.stdout.isatty() else Console(width=WIDEST))
     elif output_format == "json":
         typer.echo(json.dumps(to_plain(found), indent=1))
     else:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from common.job import Job
-from server.summary_table import number
+from server.numbers import number
 
 _EVERY_S = 0.25
 _ROWS_SHOWN = 25

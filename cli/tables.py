@@ -32,4 +32,4 @@ def methods() -> None:
     console = Console()
     console.print(table)
     shared = ", ".join(f"{key}: {'none' if value is None else value}" for key, value in LOCAL_TRAINING.items())
-    console.print(f"\nevery method also takes: {shared}", highlight=False)
+    console.print(f"\nevery method but analytic also takes: {shared}", highlight=False)

@@ -65,7 +65,8 @@ _POSITIONS: Mapping[str, tuple[int, ...]] = MappingProxyType({"nchw": (2, 3), "n
 class Backbone(nn.Module):
     """A frozen network, always in eval(): images (N, 3, H, W) float32 in [0, 1] to features (N, D) of its last stage.
 
-    name: its row in the tables. network: the whole one, with the classifier that is not used; parameters have the names of its state_dict.
+    name: its row in the tables. network: the whole one, with the classifier that is not used; parameters have the names of
+    its state_dict.
     digest: `digest_of` the whole network as its weights were loaded: one digest, one network.
     blocks: names of the blocks of its chain, in order; a cut is an index among them, before that block.
     """

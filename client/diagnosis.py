@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from client.device import choose_device
 from client.deep import installed
+from client.device import choose_device
 from client.features import Extractor, Pixels, columns_of, fingerprint_of
 from client.images import load_image, to_input
 from client.local_state import load_arrays
@@ -102,7 +102,6 @@ class Diagnostician:
             _diagnosis(path, found[index], threshold) if index in found else Diagnosis(path, {}, REFER, problems[index])
             for index, path in enumerate(images)
         ]
-
 
     def _features(self, pixels: Pixels) -> Float32:
         """Features (N, D) of pixels (N, 3, H, W), averaged with those of the mirror images if the job mirrors."""

@@ -22,7 +22,7 @@ from client.participation import Participation
 from client.preparation import prepare, shapes_tuned
 from common.errors import ConfigError, DataError, Refusal, RefusalCode, WeightsError
 from common.job import Job, job_from_json
-from common.messages import pack_counts, unpack_heads, unpack_standardisation
+from common.messages import pack_counts, unpack_below, unpack_heads, unpack_model, unpack_standardisation
 from common.model import TUNED, Model
 from common.wire import (
     CONTROL,
@@ -31,6 +31,7 @@ from common.wire import (
     REFUSAL,
     REQUESTS,
     STATISTICS_DTYPE,
+    Field,
     Packed,
     Shapes,
     dimensions,
@@ -134,17 +135,15 @@ class Hospital:
         return Packed(arrays, {**_identity(part), "examples": part.prepared.description.examples})
 
     def _fit(self, part: Participation, request: Packed) -> Packed:
-        start, standardisation = Model.from_arrays(request.arrays), unpack_standardisation(request.arrays)
+        start, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
         number = int(request.fields["round"])
-        controls = {
-            name.removeprefix(CONTROL): array for name, array in request.arrays.items() if name.startswith(CONTROL)
-        }
+        controls = unpack_below(CONTROL, request.arrays)
         # Counted first: a fit may change what the hospital keeps of the round before.
         counts = part.count([start.head], start.tuned, standardisation, "validation", number - 1)
         fitted = part.fit(start, standardisation, number, controls)
         arrays = {**fitted.model.arrays(), **pack_counts(counts)}
         arrays |= {f"{CONTROL}{name}": array for name, array in (fitted.control or {}).items()}
-        fields = {
+        fields: dict[str, Field] = {
             **_identity(part),
             "round": number,
             "examples": fitted.examples,
@@ -154,7 +153,7 @@ class Hospital:
 
     def _evaluate(self, part: Participation, request: Packed) -> Packed:
         which, number = _evaluated(request), int(request.fields["round"])
-        tuned = {name.removeprefix(TUNED): array for name, array in request.arrays.items() if name.startswith(TUNED)}
+        tuned = unpack_below(TUNED, request.arrays)
         standardisation = unpack_standardisation(request.arrays)
         counts = part.count(unpack_heads(request.arrays), tuned, standardisation, which, number)
         return Packed(pack_counts(counts), {**_identity(part), "part": which, "round": number})
@@ -167,7 +166,7 @@ class Hospital:
         if part.prepared.job.personalisation is None:
             raise Refusal(RefusalCode.BAD_REQUEST, "the job has no personalisation")
         which, number = _evaluated(request), int(request.fields["round"])
-        model, standardisation = Model.from_arrays(request.arrays), unpack_standardisation(request.arrays)
+        model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
         counts = part.personal(model, standardisation, which, number)
         return Packed(pack_counts(counts), {**_identity(part), "part": which, "round": number})
 

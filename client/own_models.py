@@ -26,7 +26,9 @@ def own_head(job: Job, parts: Mapping[str, Examples]) -> Head:
 
     Closed form whatever the job's method: it is what the hospital could do alone, in seconds.
     """
-    plain = job.model_copy(update={"method": job.method.model_copy(update={"projection": None, "stage_subsets": False})})
+    plain = job.model_copy(
+        update={"method": job.method.model_copy(update={"projection": None, "stage_subsets": False})}
+    )
     found = [candidate.head for candidate in candidates(plain, sums_of(parts["train"], plain))]
     validation = parts["validation"]
     if len(validation) == 0:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from common.head import Head, Standardisation
+from common.head import Float32, Head, Standardisation
 from common.metrics import ClassificationCounts
+from common.model import Model
 from common.wire import COUNT_DTYPES, AnyArray, Packed
 
 
@@ -108,3 +109,15 @@ def pack_standardisation(standardisation: Standardisation) -> dict[str, AnyArray
 def unpack_standardisation(arrays: Mapping[str, AnyArray]) -> Standardisation:
     """A standardisation from arrays that have passed `problem_with`."""
     return Standardisation(arrays["mean"].astype(np.float16), arrays["scale"].astype(np.float16))
+
+
+def unpack_model(arrays: Mapping[str, AnyArray]) -> Model:
+    """The model in arrays that have passed `problem_with`; others are passed over."""
+    return Model.from_arrays({name: array.astype(np.float32) for name, array in arrays.items()})
+
+
+def unpack_below(prefix: str, arrays: Mapping[str, AnyArray]) -> dict[str, Float32]:
+    """The arrays whose names begin with a prefix (`TUNED`, `CONTROL`), by what comes after it."""
+    return {
+        name.removeprefix(prefix): array.astype(np.float32) for name, array in arrays.items() if name.startswith(prefix)
+    }

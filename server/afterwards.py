@@ -6,10 +6,8 @@ Both come back as counts. The heads of `cross_site` are new updates that leave t
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from common.head import Float32, Head
-from common.messages import unpack_counts
+from common.head import Float32
+from common.messages import unpack_counts, unpack_model
 from common.metrics import ClassificationCounts
 from common.model import Model
 from common.wire import PERSONALISED
@@ -52,10 +50,7 @@ def afterwards(questions: Questions, model: Model, number: int, pretrained: Mapp
 
 def _cross_site(questions: Questions, model: Model, number: int, pretrained: Mapping[str, Float32]) -> CrossSite:
     told = questions.ask("own")
-    heads = {
-        name: Head(reply.arrays["weight"].astype(np.float32), reply.arrays["bias"].astype(np.float32))
-        for name, reply in told.good.items()
-    }
+    heads = {name: unpack_model(reply.arrays).head for name, reply in told.good.items()}
     found: dict[str, dict[str, ClassificationCounts]] = {GLOBAL: questions.count(model, "test", number)[0]}
     counted, _ = questions.count_heads(list(heads.values()), "test", tuned=pretrained)
     for index, name in enumerate(heads):

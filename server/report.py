@@ -11,10 +11,10 @@ from common.artifact import write_atomically
 from common.errors import ArtifactError
 from common.metrics import SCORE_BINS
 from common.wire import PARTS
-from server import plots, summary_table
+from server import afterwards_table, plots, summary_table
+from server.numbers import number, size
 from server.report_page import PAGE
 from server.run_directory import REMEDY, FinishedRun, read_run
-from server.summary_table import number
 
 REPORT = "report.html"
 COLUMNS = {
@@ -30,6 +30,7 @@ COLUMNS = {
     "n": "images",
 }
 """The metrics of the table per hospital, and their headings."""
+_TRAINED = {"head": "head", "last-blocks": "head and last blocks", "full": "the whole network"}
 _CARDS = ("auroc", "accuracy", "sensitivity", "specificity", "f1")
 _UNREADABLE = (KeyError, IndexError, AttributeError, TypeError, ValueError, OverflowError, jinja2.UndefinedError)
 
@@ -63,7 +64,7 @@ def _render(run: FinishedRun) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, size=summary_table.size)
+    environment.filters.update(number=number, size=size)
     light, dark = plots.palette_css()
     weights = run.job["backbone"]["weights"]
     template = environment.from_string(PAGE)
@@ -86,6 +87,9 @@ def _render(run: FinishedRun) -> str:
         calibration=plots.reliability_diagram(run.pooled),
         confusion=summary_table.confusion_rows(run.pooled),
         learning=[draw(run.rounds, summary["best_round"]) for draw in learning],
+        trained=_TRAINED[run.job["tune"]["part"]],
+        cross_site=afterwards_table.cross_site_rows(summary["cross_site"]),
+        personal=afterwards_table.personal_rows(summary["personalisation"]),
         parts=PARTS,
         sent=summary_table.sent_rows(summary, run.rounds),
         rounds=run.rounds,
@@ -104,6 +108,3 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     return value
-
-
-"""A Jinja template, in a Python file because Flower's app bundles carry no template files."""

@@ -27,6 +27,8 @@ thead th { color: var(--soft); font-weight: 500; vertical-align: bottom; } tbody
 th:first-child { text-align: left; } td small { display: block; color: var(--soft); font-size: .75rem; white-space: nowrap; }
 .pooled th, .pooled td, .kept th, .kept td { font-weight: 600; } .pooled small { font-weight: 400; }
 .worst > * { background: var(--card); } .worst small { white-space: normal; overflow-wrap: anywhere; }
+.cross-site td { text-align: center;
+  background: color-mix(in srgb, var(--c0) calc(var(--share) * 60%), transparent); print-color-adjust: exact; }
 .confusion td { text-align: center; padding: .7rem 1.2rem; border: 1px solid var(--line);
   background: color-mix(in srgb, var(--c0) calc(var(--share) * 60%), transparent); print-color-adjust: exact; }
 .figures { display: grid; gap: 1rem; align-items: start; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
@@ -40,9 +42,10 @@ pre { background: var(--card); padding: 1rem; border-radius: .6rem; white-space:
 </head>
 <body>
 <h1>{{ summary.job.name }}</h1>
-<p class="lead">{{ classes | join(" / ") }} · {{ summary.job.backbone.name }} ({{ weights }}), head trained by
-{{ summary.method }} · {{ summary.hospitals | length }} hospitals · round {{ summary.best_round }} of {{ summary.rounds }} kept ·
-engine {{ summary.engine }}{% if resumed is not none %} · resumed after round {{ resumed }}{% endif %}</p>
+<p class="lead">{{ classes | join(" / ") }} · {{ summary.job.backbone.name }} ({{ weights }}),
+{{ trained }} trained by {{ summary.method }} · {{ summary.hospitals | length }} hospitals · round {{ summary.best_round }} of
+{{ summary.rounds }} kept · engine {{ summary.engine }}
+{%- if resumed is not none %} · resumed after round {{ resumed }}{% endif %}</p>
 {% if summary.random_weights %}
 <div class="warning loud" role="alert"><b>Random backbone weights.</b> This run demonstrates the system. Its figures say
 nothing about diagnosis, and its model must never be used for one.</div>
@@ -108,6 +111,36 @@ defined; with few images it says little. AP: average precision. ECE: expected ca
 score.
 {% for letter, reason in footnotes.items() %}<br><sup>{{ letter }}</sup> – is undefined: {{ reason }}.{% endfor %}</p>
 
+{% if cross_site %}
+<h2>Every head at every hospital</h2>
+<div class="scroll"><table class="cross-site" id="cross-site">
+<thead><tr><th>trained by ↓ tested at →</th>{% for where in cross_site.columns %}<th>{{ where }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in cross_site.rows %}
+<tr{{ " class=pooled" if loop.first }}><th>{{ row.name }}</th>{% for cell in row.cells %}
+<td style="--share: {{ '%.3f' | format(cell.share) }}">{{ cell.text }}<small>{{ cell.detail }}</small></td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+<p class="note">{{ cross_site.metric }} of the test patients; small figures are the accuracy. – is undefined: the hospital's test
+images are of one class. A hospital's own head is in closed form, from its own training patients alone. A head that does well at
+home and badly elsewhere has learnt its hospital; the global head should hold up in every column.</p>
+{% endif %}
+
+{% if personal %}
+<h2>Which model is best for a hospital's own patients</h2>
+<div class="scroll"><table class="wide" id="personal">
+<thead><tr><th></th>{% for name in personal.models %}<th>{{ name }}: AUROC</th><th>accuracy</th>{% endfor %}
+<th>best for it</th></tr></thead><tbody>
+{% for row in personal.rows %}
+<tr><th>{{ row.name }}</th>{% for cell in row.cells %}<td>{{ cell | number }}</td>{% endfor %}<td>{{ row.best or "–" }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+<p class="note">Test patients of each hospital. The personalised model is the global head trained on for
+{{ summary.job.personalisation.epochs }} epochs there, and it never left that hospital; the own model knows that hospital's
+patients only. Best is by {{ summary.job.evaluation.select_by }} of the hospital's validation patients, so that the figures shown
+had no say in it; with few patients it is a coin toss.</p>
+{% endif %}
+
 <h2>Telling the classes apart</h2>
 {% if ranking[0] %}
 <div class="figures">{% for figure in ranking %}<div>{{ figure | safe }}</div>{% endfor %}</div>
@@ -132,6 +165,12 @@ with at least {{ fewest }} test images of either kind.</p>
 {% endif %}
 
 <h2>Learning</h2>
+{% if summary.closed_form %}
+<p>The closed-form head was chosen among {{ summary.closed_form.candidates }} by the validation patients: features
+<b>{{ summary.closed_form.stages }}</b>, ridge strength <b>{{ summary.closed_form.ridge }}</b> (times the number of examples),
+class weights <b>{{ summary.closed_form.class_weights }}</b>; its logits were divided by a temperature of
+<b>{{ "%.2f" | format(summary.closed_form.temperature) }}</b>.</p>
+{% endif %}
 {% if learning[0] or learning[1] %}
 <div class="figures">{% for figure in learning if figure %}<div>{{ figure | safe }}</div>{% endfor %}</div>
 <p class="note">The ring marks the round that was kept

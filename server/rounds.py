@@ -15,7 +15,7 @@ from common.candidates import improves
 from common.errors import ArtifactError, FederationError
 from common.head import Float32, Head, Standardisation
 from common.job import Job
-from common.messages import unpack_counts
+from common.messages import unpack_below, unpack_counts, unpack_model
 from common.metrics import ClassificationCounts, Metrics, derive
 from common.model import TUNED, Model
 from common.wire import CONTROL, Packed
@@ -145,7 +145,7 @@ def _initial(questions: Questions) -> dict[str, Float32]:
         told = questions.ask("initial", nodes={node: member.name})
         reasons |= told.dropped
         for reply in told.good.values():
-            return {name.removeprefix(TUNED): array.astype(np.float32) for name, array in reply.arrays.items()}
+            return unpack_below(TUNED, reply.arrays)
     raise FederationError(f"no hospital sent the pretrained arrays that the job tunes: {listed(reasons)}")
 
 
@@ -293,13 +293,9 @@ class _Training:
 
 def _update(hospital: str, reply: Packed) -> Update:
     """The update in a reply that has passed the guard."""
-    control = {
-        name.removeprefix(CONTROL): array.astype(np.float32)
-        for name, array in reply.arrays.items()
-        if name.startswith(CONTROL)
-    }
+    control = unpack_below(CONTROL, reply.arrays)
     norm = reply.fields.get("local-norm")
-    model = Model.from_arrays({name: array.astype(np.float32) for name, array in reply.arrays.items()})
+    model = unpack_model(reply.arrays)
     return Update(
         hospital, model, int(reply.fields["examples"]), control or None, None if norm is None else float(norm)
     )

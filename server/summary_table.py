@@ -12,6 +12,8 @@ from rich.table import Table
 
 from common.metrics import ClassificationCounts
 from common.ranking import ranking
+from server.afterwards_table import personal_rows
+from server.numbers import number, size
 
 _SHOWN = {
     "auroc": "AUROC",
@@ -119,22 +121,6 @@ def interval(bounds: Sequence[float] | None) -> str:
     return f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""
 
 
-def number(value: float | None) -> str:
-    """A metric to three places, a count as it is, a dash where undefined."""
-    if value is None:
-        return "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def size(count: float) -> str:
-    """Bytes in kB, MB or GB (powers of 1000)."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:,.1f} GB"
-
-
 def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     """Print the summary of a run (`summary.json`), at most 100 characters wide."""
     width = min(console.width, _WIDEST)
@@ -154,6 +140,14 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
 
     if bounds := metrics["pooled"]["intervals"].get("auroc"):
         say(f"pooled AUROC 95 % CI {interval(bounds)}")
+    if chosen := summary["closed_form"]:
+        say(
+            f"closed form: {chosen['stages']}, ridge {chosen['ridge']:g}, class weights {chosen['class_weights']}, temperature "
+            f"{chosen['temperature']:.2f}, of {chosen['candidates']} candidates"
+        )
+    if personal := personal_rows(summary["personalisation"]):
+        for row in personal.rows:
+            say(f"best for the patients of {row.name}, by its validation patients: {row.best or 'undefined'}")
     for name, lacking in summary["missing_classes"].items():
         say(f"{name} has no image of: {', '.join(lacking)}", "yellow")
     for name, reason in summary["dropped"].items():
@@ -166,7 +160,7 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     )
     say(
         f"{images['decoded']} images decoded, {images['cached']} from the cache; {seconds['total']:.1f} s, "
-        f"of which {seconds.get('fit', 0.0):.1f} s of rounds"
+        f"of which {seconds.get('fit', 0.0) + seconds.get('statistics', 0.0):.1f} s of rounds"
     )
 
 

@@ -83,9 +83,9 @@ def compare(
     """
     require_rows(rows)
     machine = machine or Machine()
+    require_runnable(parse_job(content))
     content = as_compared(content)
     job = parse_job(content)
-    require_runnable(job)
     numbers = [job.seed + index for index in range(seeds)]
     by_seed = {seed: records_of(hospitals, parse_job({**content, "seed": seed})) for seed in numbers}
     out_of_it = left_out(by_seed)
@@ -188,8 +188,14 @@ class _Trainings:
         else:
             hospitals = {name: self._hospitals[name] for name in line.hospitals}
         machine = self._machine
-        settings = {"weights_dir": machine.weights_dir, "cache_dir": machine.cache_dir}
-        simulate(job, hospitals, folder, device=machine.device, **settings)
+        simulate(
+            job,
+            hospitals,
+            folder,
+            weights_dir=machine.weights_dir,
+            cache_dir=machine.cache_dir,
+            device=machine.device,
+        )
 
     def _judged(self, job: Job, folder: Path) -> dict[str, ClassificationCounts]:
         model, manifest = load_model(folder / MODEL)

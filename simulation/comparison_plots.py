@@ -1,16 +1,20 @@
 """The figures of a comparison: AUROC of each row, and AUROC against what it costs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from server.plots import COLOURS, SOFT, draw_svg
+from server.summary_table import size
 from simulation.comparison import Comparison, RowResult
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LONGEST_LABEL = 34
-_COST_AXES = {"bytes_per_hospital": "bytes per hospital, whole run", "seconds": "seconds, without making the features"}
+_COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "bytes_per_hospital": ("sent and received by a hospital in the whole run", size),
+    "seconds": ("time without making the features", lambda seconds: f"{seconds:g} s"),
+}
 
 
 def auroc_by_row(comparison: Comparison) -> str | None:
@@ -36,13 +40,15 @@ def auroc_by_row(comparison: Comparison) -> str | None:
 
 def auroc_by_cost(comparison: Comparison, cost: str) -> str | None:
     """Mean AUROC against bytes_per_hospital or seconds on a logarithmic axis; None if no row has both."""
-    rows = [row for row in _defined(comparison) if row.cost[cost]]
+    # Numbered before rows without the cost are left out: a row looks the same in both figures.
+    rows = [(index, row) for index, row in enumerate(_defined(comparison)) if row.cost[cost]]
     if not rows:
         return None
+    meaning, shown = _COSTS[cost]
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for index, row in enumerate(rows):
+        for index, row in rows:
             axes.errorbar(
                 row.cost[cost] or 0.0,
                 _auroc(row),
@@ -55,13 +61,13 @@ def auroc_by_cost(comparison: Comparison, cost: str) -> str | None:
                 label=_label(row),
             )
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-        axes.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
-        axes.xaxis.set_minor_locator(LogLocator(subs=()))
-        axes.set(xlabel=_COST_AXES[cost], ylabel="AUROC")
+        axes.xaxis.set_major_locator(LogLocator(numticks=6))
+        axes.xaxis.set_major_formatter(lambda value, _: shown(value))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel=meaning, ylabel="AUROC")
         figure.legend(loc="outside lower left", ncols=2, labelspacing=0.35, handlelength=1.2)
 
-    return draw_svg(f"compared-{cost}", f"AUROC against {_COST_AXES[cost]}", draw, height=3.2 + 0.1 * len(rows))
+    return draw_svg(f"compared-{cost}", f"AUROC against {meaning}", draw, height=3.2 + 0.1 * len(rows))
 
 
 def _defined(comparison: Comparison) -> Sequence[RowResult]:

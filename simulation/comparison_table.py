@@ -8,14 +8,16 @@ from server.summary_table import Cell
 from simulation.comparison import COLUMNS, Comparison
 from simulation.comparison_text import COSTS, footnotes, table_rows
 
-_WIDEST = 110
+WIDEST = 110
+"""Characters; a console that is no terminal should be made this wide."""
+
 _LONGEST_NAME, _LONGEST_WORST = 26, 16
 _SHORT = {"worst hospital": "worst hospital", "bytes per hospital": "sent", "seconds": "s"}
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table, at most 110 characters wide, and its footnotes."""
-    width = min(console.width, _WIDEST) if console.is_terminal else _WIDEST
+    width = min(console.width, WIDEST)
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("trained by", no_wrap=True, overflow="ellipsis", max_width=_LONGEST_NAME)
     for heading in (*COLUMNS.values(), *COSTS.values()):

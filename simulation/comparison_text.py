@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.summary_table import Cell, number, size
+from server.numbers import number, size
+from server.summary_table import Cell
 from simulation.comparison import COLUMNS, WORST, Comparison, RowResult, best
 
 COSTS: Mapping[str, str] = {"rounds": "rounds", "bytes_per_hospital": "bytes per hospital", "seconds": "seconds"}
@@ -89,7 +90,8 @@ def to_markdown(comparison: Comparison) -> str:
     for row in table_rows(comparison):
         metrics = [_markdown_cell(cell) for cell in row.metrics]
         lines.append(f"| {' | '.join([row.name, *metrics, *row.costs])} |")
-    return "\n".join([*lines, "", *(note.replace(MARK, r"\*") for note in footnotes(comparison))]) + "\n"
+    notes = [f"- {note}".replace(MARK, rf"\{MARK}") for note in footnotes(comparison)]
+    return "\n".join([*lines, "", *notes]) + "\n"
 
 
 def _markdown_cell(cell: Cell) -> str:

@@ -34,8 +34,8 @@ def _covering(jobs: Iterable[Job]) -> list[Job]:
     """For each network one job whose views include those of all others; one for each seed where training images have more."""
     found: dict[tuple[str, ...], Job] = {}
     for job in jobs:
-        key = (job.backbone.model_dump_json(), job.image.model_dump_json(), str(job.size_px))
-        key = key if job.features.views == 1 else (*key, str(job.seed))
+        seed = "" if job.features.views == 1 else str(job.seed)
+        key = (job.backbone.model_dump_json(), job.image.fit, str(job.size_px), seed)
         other = found.get(key, job)
         features = job.features.model_copy(
             update={

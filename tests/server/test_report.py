@@ -17,7 +17,8 @@ from server.exchange import Exchange
 from server.recorder import Recorder
 from server.report import COLUMNS, write_report
 from server.rounds import Hooks, run_job
-from server.summary_table import auroc_error, number
+from server.numbers import number
+from server.summary_table import auroc_error
 
 TWO, THREE = ["normal", "opacity"], ["normal", "pneumonia", "covid19"]
 NOTHING = ClassificationCounts.zeros(2)

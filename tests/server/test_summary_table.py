@@ -12,7 +12,8 @@ from common.errors import ArtifactError
 from server.recorder import Recorder
 from server.rounds import Hooks, run_job
 from server.run_directory import read_run
-from server.summary_table import number, print_summary, size
+from server.numbers import number, size
+from server.summary_table import print_summary
 
 
 @pytest.fixture
