@@ -3,29 +3,24 @@
     python benchmarks/chest_xray.py SHARED --seeds 10
 
 SHARED holds data/chest_xray and weights/. The job is configs/chest_xray.yaml with other seeds: other patients are held out
-each time. Every head is judged on the test patients of all four hospitals together. Prints a Markdown table.
+each time. Every model is judged on the test patients of all four hospitals together. Prints a Markdown table. The same
+figures, and those of other methods: consilium compare configs/chest_xray.yaml --rows alone,pooled,job
 """
 
 import argparse
-import csv
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from client.hospital import Hospital
-from client.hospital_file import Data, HospitalFile, Policy
-from client.records import read_rows
-from common.head import Head, Standardisation
-from common.job import Job, load_job, parse_job
-from common.metrics import ClassificationCounts, derive
-from common.wire import Packed, pack_heads, pack_standardisation, unpack_counts
-from simulation.run import simulate
+from common.config_file import load_yaml
+from simulation.compare import compare
+from simulation.comparison import Comparison
+from simulation.pooling import Machine
 
 PROJECT = Path(__file__).resolve().parent.parent
 NAMES = ("nih_clinical_center", "guangzhou_children", "actualmed_spain", "figure1")
-ALONE = ("nih_clinical_center", "guangzhou_children")
-"""The other two have too few images to train on."""
+ROWS = ("job", "pooled", "alone")
 
 
 def main() -> None:
@@ -34,60 +29,25 @@ def main() -> None:
     arguments.add_argument("shared", type=Path)
     arguments.add_argument("--seeds", type=int, default=10)
     given = arguments.parse_args()
-    content = load_job(PROJECT / "configs" / "chest_xray.yaml").model_dump(mode="json")
-    found: dict[str, list[tuple[float, float]]] = {}
+    hospitals = {name: given.shared / "data" / "chest_xray" / name for name in NAMES}
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "cache"
-        folders = {name: given.shared / "data" / "chest_xray" / name for name in NAMES}
-        pooled = {"pooled": _pool(folders, Path(folder) / "pooled")}
-        for seed in range(given.seeds):
-            job = parse_job({**content, "seed": seed, "quorum": {"min_hospitals": 1, "deadline_s": 600}})
-            settings = {"weights_dir": given.shared / "weights", "cache_dir": cache}
-            trainings = {
-                "federated, four hospitals": folders,
-                "all images in one place": pooled,
-                **{f"{name} alone": {name: folders[name]} for name in ALONE},
-            }
-            for title, hospitals in trainings.items():
-                result = simulate(job, hospitals, Path(folder) / f"{title}-{seed}", **settings)
-                found.setdefault(title, []).append(_judge(result.head, job, folders, **settings))
-    print(
-        f"\n| trained by | test AUROC: mean (least to greatest of {given.seeds} seeds) | test accuracy |\n|---|---|---|"
-    )
-    for title, scores in found.items():
-        print(f"| {title} | {' | '.join(_cell(np.array(column)) for column in zip(*scores, strict=True))} |")
+        machine = Machine(given.shared / "weights", Path(folder) / "cache")
+        content = load_yaml(PROJECT / "configs" / "chest_xray.yaml")
+        out = Path(folder) / "comparison"
+        print_table(compare(content, hospitals, out, rows=ROWS, seeds=given.seeds, machine=machine))
 
 
-def _cell(values: np.ndarray) -> str:
-    return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f})"
+def print_table(found: Comparison) -> None:
+    """Mean, least and greatest of the seeds for each row."""
+    seeds = len(found.seeds)
+    print(f"\n| trained by | test AUROC: mean (least to greatest of {seeds} seeds) | test accuracy |\n|---|---|---|")
+    for row in found.rows:
+        cells = [row.values("auroc"), row.values("accuracy")]
+        print(f"| {row.name} | {' | '.join(map(_cell, cells))} |" + (f" {row.reason}" if row.reason else ""))
 
 
-def _pool(folders: dict[str, Path], folder: Path) -> Path:
-    """One hospital with the images of all."""
-    folder.mkdir()
-    with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "patient_id"])
-        for source in folders.values():
-            writer.writerows([row.path.resolve(), row.label, row.patient_id] for row in read_rows(source))
-    return folder
-
-
-def _judge(head: Head, job: Job, folders: dict[str, Path], weights_dir: Path, cache_dir: Path) -> tuple[float, float]:
-    """AUROC and accuracy of a head on raw features on the test patients of all hospitals."""
-    total = ClassificationCounts.zeros(job.num_classes)
-    for name, folder in folders.items():
-        file = HospitalFile(
-            name=name, data=Data(folder=folder), cache=cache_dir, weights_dir=weights_dir, policy=Policy(approve="auto")
-        )
-        hospital = Hospital(file)
-        request = {"job": job.canonical_json()}
-        described = hospital.answer("describe", Packed({}, request))
-        arrays = {**pack_heads([head]), **pack_standardisation(Standardisation.identity(head.weight.shape[1]))}
-        fields = {**request, "fingerprint": described.fields["fingerprint"], "part": "test"}
-        total = total + unpack_counts(hospital.answer("evaluate", Packed(arrays, fields)).arrays)[0]
-    metrics = derive(total)
-    return float(metrics.auroc or 0.0), float(metrics.accuracy or 0.0)
+def _cell(values: list[float] | None) -> str:
+    return "–" if values is None else f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 if __name__ == "__main__":

@@ -48,8 +48,7 @@ def advise(
 ) -> None:
     """Recommend backbone, tuning, features and method for JOB and these hospitals, each with its reason and source.
 
-    What it rests on: the classes and the modality, the counts per hospital, and the machines. It ends with the job file it
-    recommends: JOB as written, with the keys changed that should be. Test patients are counted and otherwise left alone.
+    It ends with the job file: JOB as written, with some keys changed. Test patients are counted, never judged on.
     """
     if output_format not in FORMATS:
         raise ConfigError(f"--format: expected one of {', '.join(FORMATS)}, got '{output_format}'")

@@ -17,7 +17,7 @@ from common.job import parse_job
 from simulation.compared_rows import DEFAULT_METHODS, FRAME, METHOD_ROWS, ROWS, SCRATCH_ROUNDS, require_rows
 
 if TYPE_CHECKING:
-    from simulation.compare import Step
+    from simulation.compared_trainings import Step
     from simulation.comparison import Comparison
 
 FORMATS = ("table", "markdown", "csv", "json")

@@ -1,7 +1,7 @@
 """What enters the tuned part of the backbone: the frozen part before it runs once for an image, then the disk answers.
 
-The activation at the cut is rounded to float16 whether it comes from the disk or not, so a full disk changes no result. A
-batch of the frozen part has two images or more: torch computes a lone one with other kernels, which add in another order.
+The activation at the cut is rounded to float16 whether it comes from the disk or not, and on a CPU the frozen part always gets
+batches of one size: torch adds in another order in batches of another size. So a full disk changes no bit of any result.
 
 Letters: N images, E features of the stages before the cut, (3, H, W) images.
 """
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from client.device import decoding_threads
 from client.feature_cache import FeatureCache, Key
-from client.features import Extractor, decoded_batches, extraction_space
+from client.features import Extractor, Pixels, decoded_batches, extraction_space
 from client.progress import progress
 from common.errors import DataError
 from common.head import Float32
@@ -39,6 +39,7 @@ Row = npt.NDArray[Any]
 """Of one image: with cut 0 its pixels (3, H, W) uint8; else what is stored, float32: E features, then pairs of float16."""
 
 _DISK_PAGE = 4096
+_AT_ONCE_ON_CPU = 8
 _FLOAT16_MAX = 65504.0
 
 
@@ -152,9 +153,7 @@ class Activations:
             if cache is None:
                 yield dict(zip(keys, pixels, strict=True))
                 continue
-            at_least_two = np.repeat(pixels, 2, 0) if len(keys) == 1 else pixels
-            packed = np.concatenate(list(self._extractor.batches(at_least_two, self._front)))
-            rows: dict[Key, Row] = dict(zip(keys, packed, strict=False))
+            rows: dict[Key, Row] = dict(zip(keys, self._packed(pixels), strict=True))
             self._keep(rows, cache)
             yield rows
 
@@ -170,6 +169,18 @@ class Activations:
             )
             return
         cache.put(dict(rows))
+
+    def _packed(self, pixels: Pixels) -> Float32:
+        """Rows of pixels (N, 3, H, W), on a CPU in batches filled up to one size."""
+        most, fill = self._extractor.batch_size, self._extractor.device.type == "cpu"
+        at_once = min(_AT_ONCE_ON_CPU, most) if fill else most
+        rows: list[Float32] = []
+        for start in range(0, len(pixels), at_once):
+            some = pixels[start : start + at_once]
+            if fill:
+                some = np.concatenate([some, np.repeat(some[-1:], at_once - len(some), 0)])
+            rows += self._extractor.batches(some, self._front)
+        return np.concatenate(rows)[: len(pixels)]
 
     def _front(self, images: Tensor) -> Float32:
         """Rows (N, E + half the size of an activation, rounded up) of images on the device."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from client.statistics import sums_of
 from client.training import Examples, train_head
-from common.candidates import TEMPERATURES, candidates, divided, improves
+from common.candidates import TEMPERATURES, by_sums_alone, candidates, divided, improves
 from common.head import Head
 from common.job import Job, Personalisation
 from common.methods import LocalTraining
@@ -29,10 +29,10 @@ def own_head(job: Job, parts: Mapping[str, Examples]) -> Head:
     plain = job.model_copy(
         update={"method": job.method.model_copy(update={"projection": None, "stage_subsets": False})}
     )
-    found = [candidate.head for candidate in candidates(plain, sums_of(parts["train"], plain))]
-    validation = parts["validation"]
+    solved = candidates(plain, sums_of(parts["train"], plain))
+    found, validation = [candidate.head for candidate in solved], parts["validation"]
     if len(validation) == 0:
-        return found[len(found) // 2]
+        return by_sums_alone(solved).head
     best, best_metrics = found[0], _metrics(found[0], validation)
     for head in found[1:]:
         metrics = _metrics(head, validation)

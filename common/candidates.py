@@ -25,12 +25,16 @@ TEMPERATURES = tuple(float(2.0**exponent) for exponent in np.arange(-2.0, 5.01, 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A head and how it came about: the stages it reads, the ridge strength, and whether classes were balanced."""
+    """A head and how it came about: the stages it reads, the ridge strength, and whether classes were balanced.
+
+    error: what the sums alone say of examples left out (`Ridge.error_left_out`), for want of validation patients.
+    """
 
     stages: str
     strength: float
     balanced: bool
     head: Head
+    error: float
 
 
 def candidates(job: Job, sums: Sums) -> list[Candidate]:
@@ -45,9 +49,10 @@ def candidates(job: Job, sums: Sums) -> list[Candidate]:
     for name, columns in subsets:
         ridge = Ridge(sums, columns)
         for strength in strengths:
+            error = ridge.error_left_out(strength, job.examples_per_image)
             for balanced in balancing:
-                head = ridge.logits(strength, balanced)
-                found.append(Candidate(name, strength, balanced, _unprojected(job, head)))
+                head = ridge.logits(strength, balanced, job.examples_per_image)
+                found.append(Candidate(name, strength, balanced, _unprojected(job, head), error))
     return found[:MAX_HEADS]
 
 
@@ -81,6 +86,11 @@ def _unprojected(job: Job, head: Head) -> Head:
         return head
     matrix = projection_of(job).astype(np.float64)
     return Head((head.weight.astype(np.float64) @ matrix.T).astype(np.float32), head.bias)
+
+
+def by_sums_alone(found: Sequence[Candidate]) -> Candidate:
+    """The candidate to take where there are no validation patients: the least error left out, the first of equals."""
+    return min(found, key=lambda candidate: candidate.error)
 
 
 def improves(candidate: Metrics | None, incumbent: Metrics | None, select_by: str) -> bool:

@@ -16,8 +16,14 @@ import numpy.typing as npt
 from common.head import Float64, Head
 from common.sums import Sums
 
-_LEAST_VARIANCE = 1e-10
-"""Of a feature, relative to its mean square: below it the feature is constant but for rounding, and is left out."""
+_LEAST_VARIANCE = 1e-5
+"""Of a feature, relative to its mean square: below it the feature is constant but for rounding, and is left out.
+
+Sums travel as float32, which keeps 6e-8 of a mean square; a variance made of rounding would get an enormous weight. Features
+that were standardised before they were summed are far above it, unless they are constant."""
+
+_LEAST_KEPT = 1e-6
+"""Of 1 - h: below it the examples are interpolated, and what is left of their errors is rounding."""
 
 
 @dataclass(frozen=True)
@@ -69,24 +75,50 @@ class Ridge:
         bias = share - centre @ weight
         return self._spread(weight, bias)
 
-    def logits(self, strength: float, balanced: bool = False) -> Head:
+    def logits(self, strength: float, balanced: bool = False, copies: int = 1) -> Head:
         """The ridge scores as a head: each class is taken as a Gaussian in the space of the scores, with one covariance.
 
-        A class without examples gets the odds of half an example.
-        Source: Hastie, Buja and Tibshirani 1995, Annals of Statistics 23:73, penalised discriminant analysis.
+        Means and covariance are those of examples left out, not of examples fitted: with mean leverage h an example that is
+        left out has 1 / (1 - h) times the error. So the head is calibrated, nearly, from the sums alone. A class without
+        examples gets the odds of half an example.
+
+        copies: examples that one image makes (its views); they are left out together.
+        Source: Hastie, Buja and Tibshirani 1995, Annals of Statistics 23:73, penalised discriminant analysis; Golub, Heath
+        and Wahba 1979, Technometrics 21:215, equation 1.5, for the mean leverage.
         """
         scores = self.scores(strength, balanced)
-        counts = self._weights(balanced)
+        priors = self._weights(balanced) / self._n
         inner = scores.weight[:, self._columns][self._present] * self._scale
-        means = inner @ self._offsets
-        within = inner @ self._scatter @ inner.T - (means * self._weights(False)) @ means.T
-        directions = means.T @ np.linalg.pinv(within / self._n, rcond=1e-10, hermitian=True)
+        fitted = inner @ self._offsets
+        within = inner @ self._scatter @ inner.T - (fitted * self._weights(False)) @ fitted.T
+        kept = self._kept(strength, copies)
+        constant = scores.bias[self._present] + scores.weight[:, self._columns][self._present] @ self._mean
+        truth = np.eye(len(priors))
+        means = truth - (truth - fitted - constant[:, None]) / kept
+        directions = means.T @ np.linalg.pinv(within / self._n / kept**2, rcond=1e-10, hermitian=True)
         weight = directions @ inner
-        bias = np.log(counts / self._n) - 0.5 * np.einsum("ck,kc->c", directions, means)
+        bias = np.log(priors) + directions @ constant - 0.5 * np.einsum("ck,kc->c", directions, means)
         full = self._spread(weight.T, bias)
         absent = np.setdiff1d(np.arange(len(self._counts)), self._present)
         full.bias[absent] = np.log(0.5 / self._n)
         return Head(full.weight.astype(np.float32), full.bias.astype(np.float32))
+
+    def error_left_out(self, strength: float, copies: int = 1) -> float:
+        """Mean squared error of the plain scores at an example left out, from the sums alone: what chooses without validation.
+
+        Source: Golub, Heath and Wahba 1979, Technometrics 21:215, equation 1.5 (generalised cross-validation).
+        """
+        weight = self._solve(self._offsets * self._weights(False), strength * self._n)
+        right = self._offsets * self._weights(False)
+        counts = self._weights(False)
+        total = float(counts.sum() - (counts**2).sum() / self._n)
+        residual = total - 2.0 * float((weight * right).sum()) + float((weight * (self._scatter @ weight)).sum())
+        return residual / self._n / self._kept(strength, copies) ** 2
+
+    def _kept(self, strength: float, copies: int) -> float:
+        """1 - h, where h is the mean leverage of an image: how much of its own score it decides."""
+        freedom = 1.0 + float((self._values / (self._values + strength * self._n)).sum())
+        return max(_LEAST_KEPT, (1.0 - freedom / self._n) if freedom < self._n else 0.0) ** copies
 
     def _weights(self, balanced: bool) -> Float64:
         """How many examples each present class counts as; N in all."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.candidates import TEMPERATURES, Candidate, candidates, divided, improves, middle
+from common.candidates import TEMPERATURES, Candidate, by_sums_alone, candidates, divided, improves, middle
 from common.errors import FederationError
 from common.head import Float32, Head
 from common.metrics import ClassificationCounts, Metrics, derive

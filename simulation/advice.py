@@ -16,8 +16,9 @@ Kind = Literal["recommended", "avoid", "note"]
 class Recommendation:
     """One piece of advice.
 
-    key: the place in a job file, `method.name`; of a note also in a hospital's file. value: what belongs there. reason: a sentence with the numbers it rests on.
-    source: a paper, or where it was measured. kind: `avoid` advises against the value; a `note` sets nothing.
+    key: the place in a job file, `method.name`; of a note also in a hospital's file. value: what belongs there.
+    reason: a sentence with the numbers it rests on. source: a paper, or where it was measured.
+    kind: `avoid` advises against the value; a `note` sets nothing.
     """
 
     key: str

@@ -63,10 +63,17 @@ def stages(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
 
 
 def projection(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
-    """A random projection where even so the sums would be too many bytes."""
+    """A random projection where even so the sums would be too many bytes; rounds start from the last stage instead."""
     classes, most = situation.job.num_classes, most_bytes(situation)
     now = sums_bytes(plan.features, classes)
     if now <= most:
+        return
+    if plan.deep:
+        last = replace(plan, stages="last", pool=("mean",)).features
+        reason = (
+            f"{shown_megabytes(now)} of sums a hospital are too many, and only the method analytic can project them"
+        )
+        yield from _taken("last", ("mean",), f"{reason}; the last stage has {last:,} features", source.PROJECTION)
         return
     width = next((width for width in PROJECTIONS if sums_bytes(width, classes) <= most), PROJECTIONS[-1])
     if width >= plan.features:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from simulation import advice_sources as source
 from simulation.advice import Plan, Recommendation
-from simulation.advice_network import DEEP_ROUNDS
+from simulation.advice_tuning import DEEP_ROUNDS
 from simulation.situation import UNLIKE_LABELS, UNLIKE_SIZES, Situation
 from simulation.speed import epoch_seconds, shown_megabytes, shown_seconds
 

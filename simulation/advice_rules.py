@@ -3,15 +3,15 @@
 A rule more is one function `(Situation, Plan) -> Iterator[Recommendation]`, and its row here.
 """
 
-from simulation import advice_evaluation, advice_features, advice_method, advice_network
+from simulation import advice_evaluation, advice_features, advice_method, advice_network, advice_tuning
 from simulation.advice import Recommendation, Rule, plan_of
 from simulation.situation import Situation
 
 RULES: tuple[Rule, ...] = (
     advice_network.backbone,
     advice_network.image_size,
-    advice_network.tuning,
-    advice_network.batch_norm,
+    advice_tuning.tuning,
+    advice_tuning.batch_norm,
     advice_features.mirror,
     advice_features.stages,
     advice_features.projection,

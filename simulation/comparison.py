@@ -128,10 +128,11 @@ def best(rows: Sequence[RowResult], metric: str) -> str | None:
     return competing[0][1] if lead.mean() > lead.std(ddof=1) else None
 
 
-def run_metrics(by_hospital: Mapping[str, ClassificationCounts]) -> tuple[dict[str, float | None], str | None, int]:
+def run_metrics(
+    by_hospital: Mapping[str, ClassificationCounts], classes: int
+) -> tuple[dict[str, float | None], str | None, int]:
     """Metrics of a model by its test counts at each hospital, the hospital of the lowest AUROC, and the number of images."""
-    counts = list(by_hospital.values())
-    total = sum(counts[1:], counts[0])
+    total = sum(by_hospital.values(), ClassificationCounts.zeros(classes))
     pooled = asdict(derive(total))
     where, lowest = worst({name: derive(one) for name, one in by_hospital.items()}).get("auroc", (None, None))
     return {**{metric: pooled[metric] for metric in COLUMNS if metric != WORST}, WORST: lowest}, where, total.n

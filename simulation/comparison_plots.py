@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from server.numbers import size
 from server.plots import COLOURS, SOFT, draw_svg
-from server.summary_table import size
 from simulation.comparison import Comparison, RowResult
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")

@@ -52,6 +52,7 @@ def measure(
         extractor = Extractor(
             load_backbone(job.backbone.name, job.backbone.weights, weights_dir), choose_device(device), job.size_px
         )
+        log.info("%s: images through the backbone, then heads in closed form", job.backbone.name)
         found = [_examples(job, folder, extractor, cache_dir) for folder in hospitals.values()]
         seconds = 1000 / images_per_s(job.backbone.name, job.size_px, device)
         for stages in STAGES:

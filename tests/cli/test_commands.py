@@ -171,7 +171,7 @@ def test_tables_and_version():
         assert shown in stdout
 
 
-@pytest.mark.parametrize("command", ["simulate", "report", "check", "diagnose", "backbones", "methods"])
+@pytest.mark.parametrize("command", ["simulate", "compare", "report", "check", "diagnose", "backbones", "methods"])
 def test_every_command_explains_itself_without_torch(command):
     code = f"""
 import sys

@@ -68,6 +68,11 @@ def all_of(activations, wanted, sizes=None):
     return np.concatenate([one for one, _ in batches]), np.concatenate([early for _, early in batches]), sum(passed)
 
 
+def passes(images: int) -> int:
+    """Of so many images, computed in decoded batches of a multiple of 8: the last batch is filled up."""
+    return -(-images // 8) * 8
+
+
 def same(one, other) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one[:2], other[:2], strict=True))
 
@@ -83,40 +88,43 @@ def test_rest_of_what_enters_gives_the_features_of_the_whole_network(make, netwo
         late = chosen.feature_blocks[len(activations.early) :]
         rest = extractor.backbone.rest(torch.from_numpy(activation).float(), extractor.backbone.cut_before(2), late)
     assert 0 < early.shape[1] < whole.shape[1]
-    np.testing.assert_allclose(early, whole[:, : early.shape[1]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(early, whole[:, : early.shape[1]], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(rest.numpy(), whole[:, early.shape[1] :], rtol=2e-3, atol=2e-3 * np.abs(whole).max())
 
 
 def test_what_was_computed_is_read_the_next_time_in_any_order(make, wanted):
     first = all_of(make(), wanted, [8, 8, 8, 11, 1])
-    assert first[2] == len(wanted)
+    assert first[2] == passes(len(wanted))
     again = all_of(make(), wanted[::-1])
     assert again[2] == 0
     assert same([array[::-1] for array in again[:2]], first)
 
 
-@pytest.mark.parametrize("budget_bytes", [0, 150_000])
-def test_without_room_on_the_disk_the_bits_are_the_same(make, wanted, tmp_path, caplog, budget_bytes):
-    # A lone image first: torch computes it with other kernels.
+@pytest.mark.parametrize("images_with_room", [0, 24])
+def test_without_room_on_the_disk_the_bits_are_the_same(
+    make, network, wanted, tmp_path, caplog, monkeypatch, images_with_room
+):
+    monkeypatch.setattr(network[1], "batch_size", 16)
+    # One first, so that the batches of the large cache are others than those of the small one.
     all_of(make(cache_dir=tmp_path / "large"), wanted[:1])
     large = all_of(make(cache_dir=tmp_path / "large"), wanted)
+    row_bytes = 4 * len(make()._packed(np.zeros((1, 3, 64, 64), np.uint8))[0])
+    budget_bytes = images_with_room * (row_bytes + 4096) + 40_000 if images_with_room else 0
     activations = make(budget_bytes, cache_dir=tmp_path / "small")
-    activations._extractor.batch_size = 4
     caplog.set_level(logging.INFO)
     small, again = all_of(activations, wanted), all_of(activations, wanted, [5] * 7 + [1])
-    activations._extractor.batch_size = 32
     assert same(small, large)
     assert same(again, large)
-    assert 0 < again[2] <= len(wanted) + 1
-    assert (again[2] < len(wanted)) == (budget_bytes > 0)
+    assert again[2] > 0
+    assert (again[2] < passes(len(wanted))) == (images_with_room > 0)
     assert caplog.text.count("is used up") == 1
     [path] = (tmp_path / "small").glob("activations-*.sqlite")
-    assert path.stat().st_size <= max(budget_bytes, 3 * 4096)
+    assert images_with_room == 0 or path.stat().st_size <= budget_bytes
 
 
 def test_an_image_wanted_twice_is_computed_once(make, wanted):
     activation, _, passed = all_of(make(0), [wanted[0], *wanted[:7], wanted[0]], [2, 5, 2])
-    assert passed == 7
+    assert passed == 8
     assert np.array_equal(activation[0], activation[1])
     assert np.array_equal(activation[0], activation[-1])
     assert not np.array_equal(activation[1], activation[2])
@@ -134,7 +142,7 @@ def test_the_whole_network_gets_pixels_and_keeps_nothing(make, wanted, tmp_path)
 def test_every_cut_and_every_choice_of_features_has_its_own_file(make, network, wanted, tmp_path):
     _, extractor = network
     for activations in (make(), make(cut=extractor.backbone.cut_before(1)), make(stages="last")):
-        assert all_of(activations, wanted[:3])[2] == 3
+        assert all_of(activations, wanted[:3])[2] == 8
     assert len(list(tmp_path.glob("activations-*.sqlite"))) == 3
 
 
@@ -146,7 +154,7 @@ def test_a_damaged_file_is_set_aside_and_built_anew(make, wanted, tmp_path, capl
         file.seek(0 if damage == "no database" else 2 * 4096)
         file.write(b"\xff" * (path.stat().st_size - file.tell()))
     again = all_of(make(), wanted)
-    assert again[2] == len(wanted)
+    assert again[2] == passes(len(wanted))
     assert same(again, first)
     assert path.with_suffix(".damaged").exists()
     assert caplog.text.count("set aside") == 1
@@ -157,7 +165,7 @@ def test_damage_that_shows_only_after_the_keys_were_read_costs_time_and_no_resul
     first = all_of(make(), wanted)
     monkeypatch.setattr("client.activations.FeatureCache.get", lambda cache, keys: {})
     again = all_of(make(), wanted, [8, 8, 8, 12])
-    assert again[2] == len(wanted)
+    assert again[2] == passes(len(wanted))
     assert same(again, first)
 
 
@@ -175,7 +183,7 @@ def test_a_full_disk_ends_the_writing_and_not_the_work(make, wanted, caplog, mon
     full = all_of(activations, wanted)
     assert caplog.text.count("make room") == 1
     monkeypatch.undo()
-    assert all_of(make(), wanted)[2] == len(wanted)
+    assert all_of(make(), wanted)[2] == passes(len(wanted))
     assert same(all_of(make(), wanted), full)
 
 

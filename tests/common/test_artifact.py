@@ -31,7 +31,10 @@ HEAD = Head(
     np.array([[1, 2, 3] * 8, [-1, 0.5, 1e30] * 8], np.float32),
     np.array([0.25, -7], np.float32),
 )
-TUNED = {"features.18.0.weight": np.arange(6, dtype=np.float32).reshape(3, 1, 2), "features.18.1.bias": np.ones(3, np.float32)}
+TUNED = {
+    "features.18.0.weight": np.arange(6, dtype=np.float32).reshape(3, 1, 2),
+    "features.18.1.bias": np.ones(3, np.float32),
+}
 MODEL = Model(HEAD, TUNED)
 
 

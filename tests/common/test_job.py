@@ -113,7 +113,9 @@ def test_a_job_comes_back_from_its_canonical_json(changes: dict[str, Any]) -> No
 
 @given(st.integers(0, 2**63 - 1), st.floats(1e-12, 1e12), st.floats(0, 0.49), st.sampled_from(SELECTABLE))
 def test_every_number_survives_the_canonical_json(seed: int, lr: float, share: float, select_by: str) -> None:
-    sent = job(seed=seed, method={"name": "fedavg", "lr": lr}, evaluation={"test_fraction": share, "select_by": select_by})
+    sent = job(
+        seed=seed, method={"name": "fedavg", "lr": lr}, evaluation={"test_fraction": share, "select_by": select_by}
+    )
     assert job_from_json(sent.canonical_json()) == sent
 
 
@@ -347,7 +349,10 @@ def test_what_a_job_says_of_its_features_stands(
     ("features", "expected"),
     [
         ({"stages": ["layer9"]}, "features.stages: unknown stage of resnet18: 'layer9'; did you mean 'layer"),
-        ({"stages": "first"}, "features.stages: unknown stage of resnet18: 'first'; choose one of: all, last, layer1.1,"),
+        (
+            {"stages": "first"},
+            "features.stages: unknown stage of resnet18: 'first'; choose one of: all, last, layer1.1,",
+        ),
         ({"stages": 3}, "features.stages: expected all, last, or a list of stages of the backbone, got a int"),
         ({"stages": []}, "features.stages: expected all, last, or a list of stages of the backbone, got an empty list"),
         ({"stages": ["layer1.1", "layer1.1"]}, "features.stages: each once, got layer1.1, layer1.1"),

@@ -102,7 +102,9 @@ def test_null_is_no_value_for_an_own_option_and_absent_for_others() -> None:
     fedavg = parse(Method, {"name": "fedavg"}, "method")
     assert parse(Method, {"name": "fedavg", "proximal_mu": None}, "method") == fedavg
     assert parse(Method, {"name": "fedavg", "patience": None}, "method").patience is None
-    assert problem({"ridge": None}).startswith("ridge: expected a value, got null; leave the key out for the default, [0")
+    assert problem({"ridge": None}).startswith(
+        "ridge: expected a value, got null; leave the key out for the default, [0"
+    )
     assert parse(Method, {"projection": None, "lr": None}, "method") == Method()
 
 

@@ -64,7 +64,10 @@ def test_of_some_modalities_everybody_knows_which_way_they_lie() -> None:
 @pytest.mark.parametrize(
     ("modality", "expected"),
     [
-        ("chest-xrays", "  - modality: unknown modality 'chest-xrays'; did you mean 'chest-xray'?; choose one of: chest-"),
+        (
+            "chest-xrays",
+            "  - modality: unknown modality 'chest-xrays'; did you mean 'chest-xray'?; choose one of: chest-",
+        ),
         (3, "  - modality: input should be a valid string, got 3"),
         (["ecg"], "  - modality: input should be a valid string, got a list"),
         (None, "  - modality: input should be a valid string, got None"),

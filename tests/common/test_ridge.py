@@ -102,13 +102,25 @@ def test_constant_features_are_left_out() -> None:
     features, labels = drawn(3, 50, width=5)
     constant = np.insert(features, 2, 0.0, axis=1)
     constant = np.insert(constant, 0, 7.3, axis=1).astype(np.float32)
-    for sums in (Sums.of(constant, labels, 3), Sums.of(constant, labels, 3)):
-        found = Ridge(sums)
-        assert not found.scores(0.1).weight[:, [0, 3]].any()
-        assert not found.logits(0.1).weight[:, [0, 3]].any()
-        plain = Ridge(Sums.of(features, labels, 3)).scores(0.1)
-        np.testing.assert_allclose(found.scores(0.1).weight[:, [1, 2, 4, 5, 6]], plain.weight, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(found.scores(0.1).bias, plain.bias, rtol=1e-9)
+    found = Ridge(Sums.of(constant, labels, 3))
+    plain = Ridge(Sums.of(features, labels, 3)).scores(0.1)
+    assert not found.scores(0.1).weight[:, [0, 3]].any()
+    assert not found.logits(0.1).weight[:, [0, 3]].any()
+    np.testing.assert_allclose(found.scores(0.1).weight[:, [1, 2, 4, 5, 6]], plain.weight, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(found.scores(0.1).bias, plain.bias, rtol=1e-9)
+
+
+@given(seed=st.integers(0, 2**32 - 1), value=st.floats(-100, 100, width=32))
+@settings(max_examples=30, deadline=None)
+def test_a_constant_feature_is_left_out_also_when_the_sums_were_rounded(seed: int, value: float) -> None:
+    """Its variance is rounding then: were it used, an image that differs in it would get any logits at all."""
+    features, labels = drawn(seed, 90, width=5)
+    features[:, 2] = value
+    wide = features.astype(np.float64)
+    standardised = Standardisation.from_sums(90, wide.sum(axis=0), (wide**2).sum(axis=0)).apply(features)
+    parts = [Sums.of(standardised[rows], labels[rows], 3) for rows in np.array_split(np.arange(90), 3)]
+    sent = [Sums.from_triangle(one.triangle("float32"), one.class_sums.astype(np.float32)) for one in parts]
+    assert not Ridge(sent[0] + sent[1] + sent[2]).logits(1e-3).weight[:, 2].any()
 
 
 def test_a_subset_is_the_head_of_those_columns_alone() -> None:
@@ -204,13 +216,21 @@ def test_a_class_without_examples_gets_a_low_but_finite_probability(balanced: bo
     assert not scores.weight[2].any()
     assert scores.bias[2] == 0.0
     head = found.logits(0.1, balanced)
-    probabilities = head.probabilities(features)
-    assert np.isfinite(head.weight).all()
-    assert head.bias[2] == pytest.approx(np.log(0.5 / 90))
-    assert 0 < probabilities[:, 2].max() < 0.1
-    assert (probabilities[:, :2].max(axis=1) > probabilities[:, 2]).all()
+    anywhere = np.concatenate([features, np.random.default_rng(0).normal(size=(200, 12)) * 3]).astype(np.float32)
+    probabilities = head.probabilities(anywhere)
+    assert np.isfinite(head.logits(anywhere)).all()
+    assert probabilities[:, 2].min() > 0
+    assert probabilities[:, 2].max() <= 0.5 / 90 * (1 + 1e-5)
     two = Ridge(Sums.of(features, labels, 2)).logits(0.1, balanced)
     np.testing.assert_allclose(head.weight[:2], two.weight, rtol=1e-6)
+
+
+def test_between_two_classes_far_apart_a_third_without_examples_is_not_chosen() -> None:
+    labels = np.repeat([0, 1], 50)
+    features = (20.0 * labels[:, None] + np.random.default_rng(0).normal(size=(100, 1))).astype(np.float32)
+    head = Ridge(Sums.of(features, labels, 3)).logits(0.001)
+    middle = head.probabilities(np.linspace(-10, 30, 401, dtype=np.float32)[:, None])
+    assert middle[:, 2].max() <= 0.5 / 100 * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("balanced", [False, True])

@@ -230,7 +230,16 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
     """A change here is a change of what leaves: change `docs/privacy.md` with it."""
     counts = {"confusion", "histograms", "calibration", "losses"}
     identity = {"job-id", "fingerprint"}
-    known = {"backbone-digest", "tuned-digest", "examples", "other-labels", "unreadable", "decoded", "cached", "hospital"}
+    known = {
+        "backbone-digest",
+        "tuned-digest",
+        "examples",
+        "other-labels",
+        "unreadable",
+        "decoded",
+        "cached",
+        "hospital",
+    }
     assert {name: set(reply.arrays) for name, reply in REPLIES.items()} == {
         "describe": {"images", "patients", "sums", "squares"},
         "initial": set(),

@@ -14,10 +14,10 @@ from common.job import parse_job
 from common.metrics import ClassificationCounts, count, derive, intervals, worst
 from server import plots
 from server.exchange import Exchange
+from server.numbers import number
 from server.recorder import Recorder
 from server.report import COLUMNS, write_report
 from server.rounds import Hooks, run_job
-from server.numbers import number
 from server.summary_table import auroc_error
 
 TWO, THREE = ["normal", "opacity"], ["normal", "pneumonia", "covid19"]

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from common.errors import ArtifactError
+from server.numbers import number, size
 from server.recorder import Recorder
 from server.rounds import Hooks, run_job
 from server.run_directory import read_run
-from server.numbers import number, size
 from server.summary_table import print_summary
 
 

@@ -166,8 +166,9 @@ def test_one_hospital_without_a_gpu_decides():
 
 
 def test_imbalance_asks_for_another_metric_and_weights():
-    found = situation({"a": (4000, 1500)}, GPU, evaluation={"select_by": "accuracy"})
-    assert values(found)["evaluation.select_by"] == "average_precision" if found.data.imbalance >= 10 else "auroc"
+    some = situation({"a": (8000, 1600)}, GPU, evaluation={"select_by": "accuracy"})
+    assert values(some)["evaluation.select_by"] == "auroc"
+    assert values(some)["method.class_weights"] == "balanced"
     rare = situation({"a": (40_000, 1500)}, GPU)
     assert values(rare)["method.class_weights"] == "balanced"
     assert values(rare)["evaluation.select_by"] == "average_precision"
@@ -191,6 +192,12 @@ def test_wide_features_are_cut_down_to_what_the_network_takes(backbone, mbit, po
     assert found["features.pool"] == pool
     assert found.get("method.projection") == projection
     assert found.get("method.stage_subsets") is (None if projection is None else False)
+
+
+def test_rounds_start_from_the_last_stage_where_all_are_too_wide():
+    found = values(situation({"a": (9000, 9000)}, GPU, "vgg16"))
+    assert (found["tune.part"], found["features.stages"]) == ("full", "last")
+    assert "method.projection" not in found
 
 
 @pytest.mark.parametrize(("modality", "value"), [("chest-xray", True), ("abdominal-ct", False), ("other", False)])

@@ -2,6 +2,7 @@
 
 import csv
 import random
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from common.job import load_job, parse_job
 from simulation.advise import advice_for
 from simulation.hospitals import find_hospitals
 
+PROJECT = Path(__file__).resolve().parents[2]
 TINY = """\
 name: tiny
 classes: [normal, opacity]
@@ -63,7 +65,7 @@ def test_three_tiny_hospitals(tmp_path):
 
 
 def test_a_gpu_in_the_inventory_and_many_images(tmp_path):
-    hospitals = manifests(tmp_path / "sites", {"north": (5000, 0.5), "south": (4000, 0.2)})
+    hospitals = manifests(tmp_path / "sites", {"north": (5000, 0.6), "south": (4000, 0.15)})
     (tmp_path / "gpus.yaml").write_text("default: {device: cuda, gpu_memory_gb: 24, images_per_s: 900}\n")
     found = advice_for(write(tmp_path, NET), hospitals, inventory=tmp_path / "gpus.yaml", cache_dir=tmp_path)
     job = found.recommended.job
@@ -73,8 +75,20 @@ def test_a_gpu_in_the_inventory_and_many_images(tmp_path):
     assert "a GPU at every hospital of 24 GB or more" in found.recommended.text
 
 
+def test_a_job_that_tunes_comes_back_to_the_head_where_no_gpu_is(tmp_path):
+    hospitals = manifests(tmp_path / "sites", {"north": (300, 0.6), "south": (300, 0.5)})
+    (tmp_path / "cpus.yaml").write_text("default: {device: cpu, images_per_s: 20}\n")
+    deep = (
+        "tune: {part: last-blocks, blocks: 3, lr: 0.01}\nmethod:\n  name: scaffold\n  warm_start: analytic\n  lr: 0.1\n"
+    )
+    found = advice_for(write(tmp_path, NET + deep), hospitals, inventory=tmp_path / "cpus.yaml", cache_dir=tmp_path)
+    job = found.recommended.job
+    assert (job.tune.part, job.method.name) == ("head", "analytic")
+    assert set(found.recommended.removed) == {"tune.blocks", "tune.lr", "method.warm_start", "method.lr"}
+
+
 def test_advice_taken_is_not_given_again(tmp_path):
-    hospitals = manifests(tmp_path / "sites", {"north": (5000, 0.5), "south": (4000, 0.2)})
+    hospitals = manifests(tmp_path / "sites", {"north": (5000, 0.6), "south": (4000, 0.15)})
     (tmp_path / "gpus.yaml").write_text("default: {device: cuda, gpu_memory_gb: 24, images_per_s: 900}\n")
     settings = {"inventory": tmp_path / "gpus.yaml", "cache_dir": tmp_path}
     once = advice_for(write(tmp_path, NET), hospitals, **settings)
@@ -94,9 +108,7 @@ def test_no_training_image_is_an_error_that_says_so(tmp_path):
 def test_backbones_at_hand_are_tried_on_real_images(shared, tmp_path):
     hospitals = find_hospitals([shared / "data" / "chest_xray"], ["nih_clinical_center", "figure1"])
     content = yaml.safe_dump(
-        load_job(shared.parent / "main" / "configs" / "chest_xray.yaml").model_dump(
-            mode="json", include={"classes", "backbone"}
-        )
+        load_job(PROJECT / "configs" / "chest_xray.yaml").model_dump(mode="json", include={"classes", "backbone"})
     )
     path = write(tmp_path, f"name: chest\nother_labels: skip\nmodality: chest-xray\nimage: {{size: 96}}\n{content}")
     found = advice_for(path, hospitals, measured=True, weights_dir=shared / "weights", cache_dir=tmp_path, device="cpu")
