@@ -23,6 +23,9 @@ def print_advice(advice: Advice, console: Console) -> None:
     console.print(_found(advice.situation), width=width)
     _say(console, _differences(advice.situation), width)
     if advice.situation.measured:
+        console.print(
+            "\n[dim]closed-form heads, the best of their candidates on validation patients[/]", highlight=False
+        )
         console.print(_measured(advice.situation), width=width)
     changed = set(advice.recommended.changed)
     for title, kind in (("recommended", "recommended"), ("keep away from", "avoid"), ("to know", "note")):
@@ -81,21 +84,9 @@ def _differences(situation: Situation) -> str:
 
 
 def _measured(situation: Situation) -> Table:
-    table = Table(
-        box=None,
-        header_style="dim",
-        title="\nmeasured here: closed-form heads on validation patients, the best of their candidates",
-        title_justify="left",
-        pad_edge=False,
-    )
-    for heading in (
-        "backbone",
-        "stages",
-        situation.job.evaluation.select_by,
-        "95 %",
-        "s per 1,000 images",
-        "sums, once",
-    ):
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    metric = situation.job.evaluation.select_by
+    for heading in ("backbone", "stages", metric, "95 %", "s per 1,000 images", "sums, once"):
         table.add_column(heading, justify="left" if heading in ("backbone", "stages") else "right", no_wrap=True)
     for one in sorted(situation.measured, key=lambda one: one.score if one.score is not None else -1.0, reverse=True):
         table.add_row(

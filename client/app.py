@@ -122,6 +122,7 @@ def _open(node: dict[str, str]) -> "Hospital":
     # Imported only where a hospital lives in this process: a courier in front of an agent needs no torch.
     from client.hospital import Hospital
     from client.hospital_file import Data, HospitalFile, Policy, load_hospital_file
+    from common.tuning import PARTS_TUNED
 
     if "hospital-file" in node:
         return Hospital(load_hospital_file(Path(node["hospital-file"])))
@@ -133,7 +134,7 @@ def _open(node: dict[str, str]) -> "Hospital":
             cache=Path(node["cache-dir"]) if node.get("cache-dir") else None,
             weights_dir=Path(node["weights-dir"]) if node.get("weights-dir") else None,
             device=node.get("device", "auto"),
-            policy=Policy(approve="auto"),
+            policy=Policy(approve="auto", allow_tuning=PARTS_TUNED),
         )
     )
 

@@ -56,13 +56,6 @@ def candidates(job: Job, sums: Sums) -> list[Candidate]:
     return found[:MAX_HEADS]
 
 
-def middle(found: Sequence[Candidate]) -> Candidate:
-    """The one to take when nothing tells them apart: all features, plain classes first, the middle ridge strength."""
-    first = found[0]
-    alike = [one for one in found if (one.stages, one.balanced) == (first.stages, first.balanced)]
-    return alike[len(alike) // 2]
-
-
 def subsets_of(job: Job) -> dict[str, npt.NDArray[np.intp] | None]:
     """The subsets of features that are tried, by name; the first, with all of them, is always there."""
     blocks = job.feature_blocks

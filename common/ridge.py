@@ -22,6 +22,9 @@ _LEAST_VARIANCE = 1e-5
 Sums travel as float32, which keeps 6e-8 of a mean square; a variance made of rounding would get an enormous weight. Features
 that were standardised before they were summed are far above it, unless they are constant."""
 
+_ROUNDING = 1e-6
+"""Of N, added to each square in what is left of the errors: where the examples are interpolated it would be rounding alone."""
+
 _LEAST_KEPT = 1e-6
 """Of 1 - h: below it the examples are interpolated, and what is left of their errors is rounding."""
 
@@ -58,9 +61,11 @@ class Ridge:
         counts = self._counts[self._present]
         class_means = sums.class_sums[np.ix_(self._columns, self._present)] / counts
         self._offsets = (class_means - self._mean[:, None]) / self._scale[:, None]
-        values, self._vectors = np.linalg.eigh(scatter)
-        self._values = np.maximum(values, 0.0)
-        self._scatter = scatter
+        values, vectors = np.linalg.eigh(scatter)
+        # N examples around their mean span N - 1 directions at most; what the others have is rounding.
+        first = max(0, len(values) - max(0, round(self._n) - 1))
+        self._values, self._vectors = np.maximum(values[first:], 0.0), vectors[:, first:]
+        self._scatter = scatter + _ROUNDING * self._n * np.eye(len(scatter))
 
     def scores(self, strength: float, balanced: bool = False) -> Scores:
         """The ridge scores for one-hot labels; a class without examples scores 0.
@@ -80,7 +85,7 @@ class Ridge:
 
         Means and covariance are those of examples left out, not of examples fitted: with mean leverage h an example that is
         left out has 1 / (1 - h) times the error. So the head is calibrated, nearly, from the sums alone. A class without
-        examples gets the odds of half an example.
+        examples has the mean of the others' logits and the odds of half an example: a probability of at most 0.5 / N.
 
         copies: examples that one image makes (its views); they are left out together.
         Source: Hastie, Buja and Tibshirani 1995, Annals of Statistics 23:73, penalised discriminant analysis; Golub, Heath
@@ -88,19 +93,21 @@ class Ridge:
         """
         scores = self.scores(strength, balanced)
         priors = self._weights(balanced) / self._n
-        inner = scores.weight[:, self._columns][self._present] * self._scale
+        weight = scores.weight[:, self._columns][self._present]
+        # The scores of the classes add up to 1, so they are taken in the C - 1 directions in which they can differ.
+        truth = np.linalg.svd(np.ones((1, len(priors))))[2][1:]
+        inner = truth @ weight * self._scale
         fitted = inner @ self._offsets
         within = inner @ self._scatter @ inner.T - (fitted * self._weights(False)) @ fitted.T
         kept = self._kept(strength, copies)
-        constant = scores.bias[self._present] + scores.weight[:, self._columns][self._present] @ self._mean
-        truth = np.eye(len(priors))
+        constant = truth @ (scores.bias[self._present] + weight @ self._mean)
         means = truth - (truth - fitted - constant[:, None]) / kept
         directions = means.T @ np.linalg.pinv(within / self._n / kept**2, rcond=1e-10, hermitian=True)
-        weight = directions @ inner
         bias = np.log(priors) + directions @ constant - 0.5 * np.einsum("ck,kc->c", directions, means)
-        full = self._spread(weight.T, bias)
+        full = self._spread((directions @ inner).T, bias)
         absent = np.setdiff1d(np.arange(len(self._counts)), self._present)
-        full.bias[absent] = np.log(0.5 / self._n)
+        full.weight[absent] = priors @ full.weight[self._present]
+        full.bias[absent] = priors @ full.bias[self._present] + np.log(0.5 / self._n)
         return Head(full.weight.astype(np.float32), full.bias.astype(np.float32))
 
     def error_left_out(self, strength: float, copies: int = 1) -> float:

@@ -10,7 +10,7 @@ from common.config_file import Section
 from common.methods import Count, Positive
 
 Part = Literal["head", "last-blocks", "full"]
-PARTS_TUNED: tuple[str, ...] = get_args(Part)
+PARTS_TUNED: tuple[Part, ...] = get_args(Part)
 
 _OPTIONS: Mapping[str, object] = MappingProxyType(
     {"lr": 1e-3, "schedule": "cosine", "views": 8, "accumulate": 1, "batch_norm": "frozen"}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.candidates import TEMPERATURES, Candidate, by_sums_alone, candidates, divided, improves, middle
+from common.candidates import TEMPERATURES, Candidate, by_sums_alone, candidates, divided, improves
 from common.errors import FederationError
 from common.head import Float32, Head
 from common.metrics import ClassificationCounts, Metrics, derive
@@ -80,8 +80,8 @@ def _choose(
     """The candidate that is best on the validation patients of all hospitals, by the job's metric, then by log loss."""
     counts = _validation(questions, [candidate.head for candidate in found], tuned)
     if counts is None:
-        log.warning("no hospital has validation patients: the middle ridge strength is taken, uncalibrated")
-        return middle(found), None
+        log.warning("no hospital has validation patients: the head is chosen and calibrated from the sums alone")
+        return by_sums_alone(found), None
     metrics = [derive(one) for one in counts]
     best = 0
     for index in range(1, len(found)):

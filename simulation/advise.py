@@ -71,7 +71,8 @@ def advice_for(
         DataError: a hospital's manifest or labels are wrong, or nobody has a training image.
         WeightsError: with `measured`, weights cannot be had.
     """
-    content = load_yaml(path)
+    # Read at once, because measuring takes minutes in which a person may go on writing.
+    content, text = load_yaml(path), path.read_text(encoding="utf-8")
     job = parse_job(content, str(path))
     given = load_inventory(inventory, hospitals) if inventory else Inventory()
     cache = cache_dir or default_cache_dir()
@@ -81,5 +82,4 @@ def advice_for(
     tried = tuple(measure(jobs_to_try(job, weights), hospitals, weights_dir, cache, device)) if measured else ()
     situation = Situation(job, data, found, weights, tried)
     recommendations = advise(situation)
-    text = path.read_text(encoding="utf-8")
     return Advice(situation, recommendations, recommended_job(text, content, job, recommendations))

@@ -4,7 +4,6 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from client.hospital import Hospital
 from client.hospital_file import Data, HospitalFile, Policy
@@ -15,7 +14,7 @@ from common.job import Job
 from common.messages import pack_heads, pack_standardisation, unpack_counts
 from common.metrics import ClassificationCounts
 from common.model import TUNED, Model
-from common.tuning import Part
+from common.tuning import PARTS_TUNED
 from common.wire import REFUSAL, Packed
 
 
@@ -35,7 +34,7 @@ class Machine:
             cache=self.cache_dir,
             weights_dir=self.weights_dir,
             device=self.device,
-            policy=Policy(approve="auto", allow_tuning=get_args(Part)),
+            policy=Policy(approve="auto", allow_tuning=PARTS_TUNED),
         )
 
 

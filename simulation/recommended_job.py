@@ -44,7 +44,7 @@ def recommended_job(
         changes = tuple(_changes(content, wanted))
         found = parse_job(changed_content(content, changes), "the recommended job")
     written = changed_text(text, changes)
-    if parse_job(yaml.safe_load(written)) != found:
+    if yaml.safe_load(written) != changed_content(yaml.safe_load(text), changes):
         comments = "".join(f"# {change.key}: {change.comment}\n" for change in changes if change.comment)
         written = comments + yaml.safe_dump(changed_content(content, changes), sort_keys=False, width=120)
     keys = {removed: tuple(one.key for one in changes if one.removed is removed) for removed in (False, True)}

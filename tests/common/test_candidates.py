@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.candidates import Candidate, candidates, divided, improves, middle, subsets_of
+from common.candidates import Candidate, by_sums_alone, candidates, divided, improves, subsets_of
 from common.head import Head
 from common.job import Job, parse_job
 from common.methods import RIDGE
@@ -85,6 +85,7 @@ def test_every_subset_strength_and_balance_is_tried_once() -> None:
     for candidate in found:
         columns = subsets_of(one)[candidate.stages]
         head = ridges[candidate.stages].logits(candidate.strength, candidate.balanced)
+        assert candidate.error == ridges[candidate.stages].error_left_out(candidate.strength)
         assert np.array_equal(candidate.head.weight, head.weight)
         assert np.array_equal(candidate.head.bias, head.bias)
         assert candidate.head.weight.shape == (2, 112)
@@ -134,11 +135,21 @@ def test_a_projected_head_is_the_head_of_projected_features() -> None:
         assert np.array_equal(candidate.head.bias, head.bias)
 
 
-def test_the_middle_one_is_of_all_features_plain_classes_and_the_middle_strength() -> None:
-    found = middle(candidates(job(), Sums.of(*drawn(112), 2)))
-    assert (found.stages, found.strength, found.balanced) == ("all", 0.1, False)
-    alone = Candidate("all", 3.0, True, Head.zeros(2, 2))
-    assert middle([alone]) is alone
+def test_without_validation_the_least_error_left_out_decides_and_the_first_of_equals() -> None:
+    head = Head.zeros(2, 2)
+    told = [("all", 0.1, False, 0.3), ("all", 1.0, False, 0.2), ("all", 1.0, True, 0.2), ("last", 1.0, False, 0.25)]
+    found = [Candidate(stages, strength, balanced, head, error) for stages, strength, balanced, error in told]
+    assert by_sums_alone(found) is found[1]
+    assert by_sums_alone(found[2:]) is found[2]
+
+
+def test_the_views_of_an_image_are_left_out_together() -> None:
+    views = job(views=3)
+    features, labels = drawn(112)
+    sums = Sums.of(features, labels, 2)
+    (first, *_), ridge = candidates(views, sums), Ridge(sums)
+    assert first.error == ridge.error_left_out(first.strength, 3) > ridge.error_left_out(first.strength)
+    assert np.array_equal(first.head.weight, ridge.logits(first.strength, copies=3).weight)
 
 
 def test_a_divided_head_has_divided_logits() -> None:

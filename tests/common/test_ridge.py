@@ -256,3 +256,71 @@ def test_a_feature_that_tells_the_classes_apart_fully_gives_finite_numbers() -> 
         head = Ridge(Sums.of((2.0 * labels[:, None] - 1).astype(np.float32), labels, 2)).logits(strength)
         assert np.isfinite(head.weight).all()
         assert np.isfinite(head.bias).all()
+
+
+def left_out(features: Any, labels: Any, strength: float, classes: int = 3) -> Any:
+    """Scores (N, C) of each example by scikit-learn without it, with the penalty and the standardisation of all."""
+    wide, truth = StandardScaler().fit_transform(features.astype(np.float64)), np.eye(classes)[labels]
+    found = []
+    for row in range(len(labels)):
+        others = np.arange(len(labels)) != row
+        model = Reference(alpha=strength * len(labels)).fit(wide[others], truth[others])
+        found.append(model.predict(wide[row : row + 1])[0])
+    return np.array(found)
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.1, 1.0])
+def test_the_error_left_out_is_its_formula_and_nearly_the_true_one(strength: float) -> None:
+    """Golub, Heath and Wahba 1979, equation 1.5, with the hat matrix written out."""
+    features, labels = drawn(9, 90)
+    wide, truth = StandardScaler().fit_transform(features.astype(np.float64)), np.eye(3)[labels]
+    hat = wide @ np.linalg.solve(wide.T @ wide + strength * 90 * np.eye(12), wide.T) + 1 / 90
+    residual = ((truth - reference(features, labels, strength)) ** 2).sum() / 90
+    # The room for rounding: a millionth of each weight's square.
+    residual += 1e-6 * (np.linalg.solve(wide.T @ wide + strength * 90 * np.eye(12), wide.T @ truth) ** 2).sum()
+    found = Ridge(Sums.of(features, labels, 3))
+    assert found.error_left_out(strength) == pytest.approx(residual / (1 - np.trace(hat) / 90) ** 2, rel=1e-9)
+    assert found.error_left_out(strength, copies=2) == pytest.approx(residual / (1 - np.trace(hat) / 90) ** 4, rel=1e-9)
+    true = ((truth - left_out(features, labels, strength)) ** 2).sum() / 90
+    assert found.error_left_out(strength) == pytest.approx(true, rel=0.05)
+
+
+def test_with_few_examples_the_probabilities_are_those_of_examples_left_out_not_of_examples_fitted() -> None:
+    """60 examples of 40 features without any relation to their class: fitted scores separate them, the truth is 1/2."""
+    rng = np.random.default_rng(3)
+    features, labels = rng.normal(size=(60, 40)).astype(np.float32), np.arange(60) % 2
+    ridge = Ridge(Sums.of(features, labels, 2))
+    fresh = rng.normal(size=(500, 40)).astype(np.float32)
+    head = ridge.logits(0.1)
+    confidence = head.probabilities(fresh).max(axis=1).mean()
+    fitted = np.linalg.lstsq(np.c_[features, np.ones(60)], np.eye(2)[labels], rcond=None)[0]
+    assert (np.argmax(np.c_[features, np.ones(60)] @ fitted, axis=1) == labels).mean() > 0.9
+    # The truth is 0.5; a head that took its fitted errors for true ones would be sure.
+    assert confidence < 0.75
+
+
+def test_more_features_than_examples_give_finite_numbers_also_when_nothing_is_left_of_the_errors() -> None:
+    features, labels = drawn(11, 20, width=60)
+    ridge = Ridge(Sums.of(features, labels, 3))
+    for strength in (1e-9, 1e-3, 1.0):
+        head = ridge.logits(strength, copies=2)
+        assert np.isfinite(head.weight).all()
+        assert np.isfinite(head.bias).all()
+        assert np.isfinite(ridge.error_left_out(strength, copies=2))
+
+
+@pytest.mark.parametrize(("n", "width"), [(40, 200), (300, 200), (150, 300)])
+def test_where_the_examples_are_interpolated_rounded_sums_still_give_nearly_the_same_head(n: int, width: int) -> None:
+    """With more features than examples the errors of fitted examples are smaller than the rounding of the sums."""
+    features, labels = drawn(1, n, width)
+    parts = [Sums.of(features[rows], labels[rows], 3) for rows in np.array_split(np.arange(n), 3)]
+    sent = [Sums.from_triangle(one.triangle("float32"), one.class_sums.astype(np.float32)) for one in parts]
+    exact, rounded = Ridge(Sums.of(features, labels, 3)), Ridge(sent[0] + sent[1] + sent[2])
+    for strength in RIDGE:
+        for balanced in (False, True):
+            one, other = exact.logits(strength, balanced), rounded.logits(strength, balanced)
+            assert np.abs(one.logits(features)).max() < 50
+            assert differ(other.logits(features), one.logits(features)) < 0.03
+            assert (one.logits(features).argmax(axis=1) == other.logits(features).argmax(axis=1)).all()
+        assert rounded.error_left_out(strength) == pytest.approx(exact.error_left_out(strength), rel=0.03)
+        assert exact.error_left_out(strength) > 0

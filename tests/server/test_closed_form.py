@@ -270,7 +270,10 @@ HOSTILE = {
         arrays(lambda found: {**found, "features": np.ones((5, 24), np.float32)}),
         "unexpected array",
     ),
-    "wrong class counts": (sums_of(more_of_a_class), "the sums do not have the declared number of examples of each class"),
+    "wrong class counts": (
+        sums_of(more_of_a_class),
+        "the sums do not have the declared number of examples of each class",
+    ),
     "one example more": (
         sums_of(lambda gram, _: gram.__setitem__((-1, -1), gram[-1, -1] + 1)),
         "the sums do not have the declared number of examples of each class",
@@ -298,7 +301,10 @@ def three(examples, scripted):
     """Two good hospitals and beta, whose sums are tampered with."""
 
     def make(tamper):
-        parts = {name: examples(at, [[25, 15, 10], [8, 8, 8], [5, 5, 5]]) for at, name in enumerate(("alpha", "beta", "gamma"))}
+        parts = {
+            name: examples(at, [[25, 15, 10], [8, 8, 8], [5, 5, 5]])
+            for at, name in enumerate(("alpha", "beta", "gamma"))
+        }
         found = {name: scripted(examples=one) for name, one in parts.items()}
         found["beta"].tamper, found["beta"].kinds = tamper, ("statistics",)
         return found
@@ -345,18 +351,21 @@ def test_sums_that_come_at_the_second_asking_will_do(small_job, exchange_with, t
     assert (rounds[0].dropped, outcome.rounds, len(times)) == ({}, 1, 2)
 
 
-def test_without_validation_patients_it_is_the_middle_strength_uncalibrated(
+def test_without_validation_patients_the_sums_alone_choose_and_it_is_said(
     small_job, scripted, exchange_with, examples, caplog
 ):
     rounds = []
     given = examples(1, [[30, 30], [0, 0], [10, 10]])
     with caplog.at_level(logging.WARNING):
         outcome = run_job(small_job(), exchange_with({"a": scripted(examples=given)}), Hooks(judged=[rounds.append]))
-    assert "no hospital has validation patients: the middle ridge strength is taken, uncalibrated" in caplog.text
-    choice = {"candidates": 16, "stages": "all", "ridge": RIDGE[4], "class_weights": "none", "temperature": 1.0}
+    assert "no hospital has validation patients: the head is chosen and calibrated from the sums alone" in caplog.text
+    ridge = Ridge(pooled_sums(given, 2))
+    best = min(RIDGE, key=ridge.error_left_out)
+    assert RIDGE[0] < best < RIDGE[-1]
+    choice = {"candidates": 16, "stages": "all", "ridge": best, "class_weights": "none", "temperature": 1.0}
     assert outcome.choice == choice
     assert rounds[0].validation is None
-    expected = standardisation_of(given).fold(Ridge(pooled_sums(given, 2)).logits(RIDGE[4]))
+    expected = standardisation_of(given).fold(ridge.logits(best))
     assert differ(outcome.model.head, expected) < 1e-5
     assert outcome.best_round == 1
 
@@ -390,15 +399,13 @@ def test_a_warm_start_is_round_0_and_n_rounds_follow(small_job, scripted, exchan
     assert differ(states[0].model.head, expected) < 1e-5
     # Every scripted round moves everything by 0.25, whatever it started from.
     np.testing.assert_allclose(states[4].model.head.weight, states[0].model.head.weight + 1.0, rtol=1e-5)
-    # Which does the head no good: all logits of a class move alike, so the first one stays the best.
-    assert outcome.best_round == 0
-    assert differ(outcome.model.head, standardisation_of(pooled).fold(expected)) < 1e-5
 
 
 def test_rounds_that_are_better_than_the_warm_start_take_its_place(small_job, scripted, exchange_with, pooled):
-    """Each round turns one class's scores; validation says whether that was good."""
+    """The round's head was made from the validation patients themselves."""
     job, rounds = small_job(classes=THREE, method={**WARM, "rounds": 1}), []
-    right = candidates(job, pooled_sums(pooled))[0].head
+    features, labels = pooled["validation"]
+    right = Ridge(Sums.of(standardisation_of(pooled).apply(features), labels, 3)).logits(0.001)
 
     def to_the_right(_kind, records):
         found = {name: array for name, array in records["arrays"].items()}
@@ -408,7 +415,9 @@ def test_rounds_that_are_better_than_the_warm_start_take_its_place(small_job, sc
     hospital = scripted(examples=pooled, tamper=to_the_right)
     outcome = run_job(job, exchange_with({"a": hospital}), Hooks(judged=[rounds.append]))
     first, second = (one.validation for one in rounds)
-    assert outcome.best_round == int(second.auroc > first.auroc)
+    assert second.auroc > first.auroc
+    assert outcome.best_round == 1
+    assert differ(outcome.model.head, standardisation_of(pooled).fold(right)) < 1e-6
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedadam", "scaffold", "fednova"])
@@ -458,9 +467,7 @@ def test_a_warm_run_that_was_cut_off_goes_on_to_the_same_bits(
     assert all("statistics" not in one.asked for one in after.values())
 
 
-def test_a_closed_form_run_that_was_cut_off_goes_on_with_its_head(
-    small_job, scripted, exchange_with, pooled, tmp_path
-):
+def test_a_closed_form_run_that_was_cut_off_goes_on_with_its_head(small_job, scripted, exchange_with, pooled, tmp_path):
     job, path = small_job(classes=THREE), tmp_path / "last.safetensors"
     whole = run_job(job, exchange_with({"a": scripted(examples=pooled)}))
 

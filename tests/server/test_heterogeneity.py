@@ -37,8 +37,14 @@ def test_scaffold_by_hand():
 def test_scaffold_keeps_arrays_apart():
     scaffold = Scaffold(server_lr=1.0)
     before = {"weight": np.zeros((1, 2)), "bias": np.ones(1)}
-    models = [{"weight": np.array([[2.0, 4.0]]), "bias": np.ones(1)}, {"weight": np.array([[4.0, 0.0]]), "bias": np.zeros(1)}]
-    controls = [{"weight": np.array([[1.0, 0.0]]), "bias": np.ones(1)}, {"weight": np.array([[3.0, 2.0]]), "bias": np.ones(1)}]
+    models = [
+        {"weight": np.array([[2.0, 4.0]]), "bias": np.ones(1)},
+        {"weight": np.array([[4.0, 0.0]]), "bias": np.zeros(1)},
+    ]
+    controls = [
+        {"weight": np.array([[1.0, 0.0]]), "bias": np.ones(1)},
+        {"weight": np.array([[3.0, 2.0]]), "bias": np.ones(1)},
+    ]
     after = scaffold.combine(before, models, [5, 5], controls)
     assert (after["weight"].tolist(), after["bias"].tolist()) == ([[3.0, 2.0]], [0.5])
     assert (scaffold.control["weight"].tolist(), scaffold.control["bias"].tolist()) == ([[2.0, 1.0]], [1.0])
@@ -93,7 +99,9 @@ def test_fednova_refuses_an_update_without_the_weight_of_its_steps(norms):
 
 
 def model(value):
-    return Model(Head(np.full((2, 3), value, np.float32), np.full(2, value, np.float32)), {"a": np.full(4, value, np.float32)})
+    return Model(
+        Head(np.full((2, 3), value, np.float32), np.full(2, value, np.float32)), {"a": np.full(4, value, np.float32)}
+    )
 
 
 def update(name, value, examples, **more):

@@ -20,13 +20,13 @@ def changed(name, content=None, rounds=3):
     return parse_job(ROWS[name].change(content or CONTENT, rounds))
 
 
-@pytest.mark.parametrize("name", list(ROWS))
 @pytest.mark.parametrize("method", ["analytic", "fedavg", "scaffold", "krum", {"name": "fedadam", "optimizer": "adam"}])
 @pytest.mark.parametrize("tune", ["head", "last-blocks"])
-def test_every_row_makes_a_job_of_every_job(name, method, tune):
+def test_every_row_makes_a_job_of_every_job(method, tune):
     if method == "analytic" and tune != "head":
         method = {"name": "fedavg", "warm_start": "analytic"}
-    assert changed(name, {**CONTENT, "method": method, "tune": tune}).classes == ["no", "yes"]
+    for name in ROWS:
+        assert changed(name, {**CONTENT, "method": method, "tune": tune}).classes == ["no", "yes"]
 
 
 def test_the_features_follow_the_method():
@@ -105,7 +105,9 @@ def test_every_method_is_a_row():
 
 
 def test_an_unknown_row_lists_the_choices():
-    with pytest.raises(ConfigError, match="unknown row 'fedprx'; did you mean 'fedprox'.*choose one of: alone, pooled"):
+    with pytest.raises(
+        ConfigError, match=r"unknown row 'fedprx'; did you mean 'fedprox'.*choose one of: alone, pooled"
+    ):
         require_rows(["alone", "fedprx"])
 
 
