@@ -197,7 +197,12 @@ def test_one_plain_step_is_that_of_autograd_on_the_whole_network(case, part):
 
 
 def test_with_the_backbone_at_rest_it_is_the_training_of_the_head(case):
-    one = case("squeezenet1_1", lr=1e-30, method={"momentum": 0.9, "weight_decay": 0.01, "class_weights": "balanced"})
+    one = case(
+        "squeezenet1_1",
+        lr=1e-30,
+        images=17,
+        method={"momentum": 0.9, "weight_decay": 0.01, "class_weights": "balanced"},
+    )
     fitted = one.fit(seed=11)
     x = one.standardisation.apply(one.training.features(one.tuned, "train", {}))
     head = train_head(one.start.head, Examples(x, one.labels()), one.job.method.local, 11)
@@ -210,12 +215,12 @@ def test_with_the_backbone_at_rest_it_is_the_training_of_the_head(case):
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_batches_added_up_are_one_large_batch(case, class_weights):
     how = {"class_weights": class_weights, "momentum": 0.9}
-    large = case(method={**how, "batch_size": 12}).fit()
-    added = case(method={**how, "batch_size": 4}, accumulate=3).fit()
+    large = case(images=17, method={**how, "batch_size": 12}).fit()
+    added = case(images=17, method={**how, "batch_size": 4}, accumulate=3).fit()
     assert large.steps == added.steps == 2
     assert added.loss_sum == pytest.approx(large.loss_sum, rel=1e-5)
     close(added.model, large.model, rtol=1e-4, atol=1e-6)
-    assert not same(case(method={**how, "batch_size": 4}).fit().model, large.model)
+    assert not same(case(images=17, method={**how, "batch_size": 4}).fit().model, large.model)
 
 
 def test_equal_arguments_give_equal_bits_and_others_do_not(case):

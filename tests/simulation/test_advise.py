@@ -78,9 +78,7 @@ def test_a_gpu_in_the_inventory_and_many_images(tmp_path):
 def test_a_job_that_tunes_comes_back_to_the_head_where_no_gpu_is(tmp_path):
     hospitals = manifests(tmp_path / "sites", {"north": (300, 0.6), "south": (300, 0.5)})
     (tmp_path / "cpus.yaml").write_text("default: {device: cpu, images_per_s: 20}\n")
-    deep = (
-        "tune: {part: last-blocks, blocks: 3, lr: 0.01}\nmethod:\n  name: scaffold\n  warm_start: analytic\n  lr: 1e-1\n"
-    )
+    deep = "tune: {part: last-blocks, blocks: 3, lr: 0.01}\nmethod:\n  name: scaffold\n  warm_start: analytic\n  lr: 1e-1\n"
     found = advice_for(write(tmp_path, NET + deep), hospitals, inventory=tmp_path / "cpus.yaml", cache_dir=tmp_path)
     job = found.recommended.job
     assert (job.tune.part, job.method.name) == ("head", "analytic")
