@@ -27,6 +27,7 @@ from client.augmentation import mirrored
 from client.backbone import Backbone
 from client.features import Extractor, out_of_memory
 from client.training import add_to_gradients, class_weights, make_optimizer
+from common.drift import backbone_lr
 from common.errors import ConfigError, WeightsError
 from common.head import Float32, Standardisation
 from common.job import Job
@@ -72,17 +73,6 @@ def pretrained(job: Job, backbone: Backbone) -> dict[str, Float32]:
     """
     parameters = backbone.parameters_from(cut_of(job, backbone), batch_norm=False)
     return {name: _array(parameter) for name, parameter in parameters.items()}
-
-
-def backbone_lr(job: Job, server_round: int) -> float:
-    """Learning rate of the backbone's part in a round, counted from 1.
-
-    Source: Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5, without restarts, one step a round.
-    """
-    lr = job.tune.lr or 0.0
-    if job.tune.schedule == "constant":
-        return lr
-    return lr * 0.5 * (1 + math.cos(math.pi * (server_round - 1) / job.method.rounds))
 
 
 @contextmanager

@@ -142,14 +142,13 @@ class Hospital:
         counts = part.count([start.head], start.tuned, standardisation, "validation", number - 1)
         fitted = part.fit(start, standardisation, number, controls)
         arrays = {**fitted.model.arrays(), **pack_counts(counts)}
-        arrays |= {f"{CONTROL}{name}": array for name, array in (fitted.control or {}).items()}
         fields: dict[str, Field] = {
             **_identity(part),
             "round": number,
             "examples": fitted.examples,
             "loss-sum": fitted.loss_sum,
         }
-        return Packed(arrays, fields if fitted.local_norm is None else {**fields, "local-norm": fitted.local_norm})
+        return Packed(arrays, {**fields, "steps": fitted.steps} if part.prepared.job.method.counts_steps else fields)
 
     def _evaluate(self, part: Participation, request: Packed) -> Packed:
         which, number = _evaluated(request), int(request.fields["round"])

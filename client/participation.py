@@ -3,21 +3,20 @@
 Letters: N examples, D features, C classes, M heads.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from client.deep import backbone_lr
-from client.drift import control_change, correction, local_norm
 from client.local_state import LocalState
 from client.own_models import count_head, own_head, personal_head
 from client.preparation import Prepared
 from client.statistics import sums_of
 from client.training import Examples, seed_of, train_head
+from common.drift import control_change, correction, learning_rates
 from common.head import Float32, Head, Standardisation
 from common.metrics import ClassificationCounts
-from common.model import TUNED, Model
+from common.model import Model
 from common.sums import Sums
 
 CONTROL_STATE, BATCH_NORM_STATE, PERSONAL_STATE = "control", "batch-norm", "personal"
@@ -25,13 +24,12 @@ CONTROL_STATE, BATCH_NORM_STATE, PERSONAL_STATE = "control", "batch-norm", "pers
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a round of local training gave; `control` and `local_norm` where the method wants them."""
+    """What a round of local training gave, and the steps of the optimizer that it made."""
 
     model: Model
     loss_sum: float
     examples: int
-    control: Mapping[str, Float32] | None = None
-    local_norm: float | None = None
+    steps: int
 
 
 class Participation:
@@ -68,13 +66,12 @@ class Participation:
             size = len(self.prepared.records.of("train"))
             if job.tune.local_batch_norm:
                 self._state.save(BATCH_NORM_STATE, number, tuned.batch_norm, keep_all=True)
-        control = None
         if scaffold:
-            control = control_change(start.arrays(), model.arrays(), server_control, steps, self._lr_of(number))
-            kept = {name: own_control.get(name, np.float32(0.0)) + change for name, change in control.items()}
+            lr_of = learning_rates(job, number)
+            change = control_change(start.arrays(), model.arrays(), server_control, steps, lr_of)
+            kept = {name: own_control.get(name, np.float32(0.0)) + one for name, one in change.items()}
             self._state.save(CONTROL_STATE, number, kept)
-        weight = local_norm(method.local, steps) if method.name == "fednova" else None
-        return Fitted(model, loss_sum, size, control, weight)
+        return Fitted(model, loss_sum, size, steps)
 
     def count(
         self, heads: list[Head], tuned: Mapping[str, Float32], standardisation: Standardisation, part: str, number: int
@@ -112,11 +109,6 @@ class Participation:
         if not self._job.tune.local_batch_norm or number < 1:
             return {}
         return self._state.load_latest(BATCH_NORM_STATE, number)
-
-    def _lr_of(self, number: int) -> Callable[[str], float]:
-        head = self._job.method.local.lr
-        backbone = backbone_lr(self._job, number) if self._job.tune.deep else head
-        return lambda name: backbone if name.startswith(TUNED) else head
 
     def _tuned_examples(
         self, tuned: Mapping[str, Float32], standardisation: Standardisation, part: str, number: int

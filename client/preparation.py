@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from client.backbone import Backbone
-from client.deep import DeepTraining, Source, pretrained
+from client.deep import DeepTraining, Source, cut_of, pretrained
 from client.device import choose_device
 from client.feature_cache import FeatureCache, default_cache_dir
 from client.features import Extraction, Extractor, all_blocks, extract, extraction_space, fingerprint_of, views_of
@@ -103,7 +103,8 @@ def shapes_tuned(job: Job, file: HospitalFile) -> dict[str, tuple[int, ...]]:
         WeightsError: as `client.weights.load_backbone`.
     """
     backbone = shared_backbone(job.backbone, file.weights_dir)
-    return {name: array.shape for name, array in pretrained(job, backbone).items()}
+    parameters = backbone.parameters_from(cut_of(job, backbone), batch_norm=False)
+    return {name: tuple(parameter.shape) for name, parameter in parameters.items()}
 
 
 @functools.lru_cache(maxsize=1)

@@ -33,7 +33,7 @@ LOCAL_TRAINING: Mapping[str, object] = MappingProxyType(
 )
 """Options every iterative method has: what each hospital does in one round, and where the first one starts."""
 
-RIDGE = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+RIDGE = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Ridge strengths tried by default, relative to the number of examples: the penalty is strength x N."""
 
 
@@ -110,7 +110,7 @@ METHODS: Mapping[str, MethodRow] = MappingProxyType(
             {"server_lr": 1.0, "server_momentum": 0.5},
         ),
         "scaffold": MethodRow(
-            "fedavg; control variates take the drift of unlike hospitals out of their steps; twice the bytes",
+            "fedavg; control variates take the drift of unlike hospitals out of their steps; twice the bytes down",
             "Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, option II",
             {"momentum": 0.0, "server_lr": 1.0},
         ),
@@ -245,6 +245,11 @@ class Method(Section):
     def analytic(self) -> bool:
         """Whether the closed-form head is asked for: as the result, or as the start of the rounds."""
         return not self.iterative or self.warm_start == "analytic"
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether hospitals say how many steps of the optimizer they made."""
+        return self.name in ("scaffold", "fednova")
 
     @property
     def fit_rounds(self) -> int:

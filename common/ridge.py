@@ -123,9 +123,13 @@ class Ridge:
         return residual / self._n / self._kept(strength, copies) ** 2
 
     def _kept(self, strength: float, copies: int) -> float:
-        """1 - h, where h is the mean leverage of an image: how much of its own score it decides."""
+        """1 - h, where h is the mean leverage of an image: how much of its own score it decides.
+
+        Views of one image are alike as long as leverage is low, and then decide together; nearly interpolated they are not.
+        """
         freedom = 1.0 + float((self._values / (self._values + strength * self._n)).sum())
-        return max(_LEAST_KEPT, (1.0 - freedom / self._n) if freedom < self._n else 0.0) ** copies
+        leverage = min(freedom / self._n, 1.0 - _LEAST_KEPT)
+        return (1.0 - leverage) / (1.0 + (copies - 1) * leverage)
 
     def _weights(self, balanced: bool) -> Float64:
         """How many examples each present class counts as; N in all."""

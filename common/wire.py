@@ -143,10 +143,8 @@ def reply_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
     schema = REPLIES[kind]
     arrays = {**schema.arrays, **(_tuned(tuned) if kind in _CARRY_TUNED["replies"] else {})}
     fields = dict(schema.fields)
-    if kind == "fit" and job.method.name == "scaffold":
-        arrays |= _controls({**_HEAD, **_tuned(tuned)})
-    if kind == "fit" and job.method.name == "fednova":
-        fields["local-norm"] = float
+    if kind == "fit" and job.method.counts_steps:
+        fields["steps"] = int
     return Schema(arrays, fields, schema.optional)
 
 

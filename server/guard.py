@@ -145,10 +145,10 @@ def _fit_problem(packed: Packed, expected: Expected) -> str | None:
     problem = _examples_problem(packed, expected)
     if problem:
         return problem
-    if "local-norm" in packed.fields:
-        most = _most_steps(packed, expected) / (1.0 - (expected.job.method.momentum or 0.0))
-        if not 1.0 - 1e-6 <= float(packed.fields["local-norm"]) <= most + 1e-6:
-            return f"field 'local-norm': expected 1 to {most:g}, got one outside"
+    if "steps" in packed.fields:
+        most = _most_steps(packed, expected)
+        if not 1 <= int(packed.fields["steps"]) <= most:
+            return f"field 'steps': expected 1 to {most}, got one outside"
     if expected.start is not None:
         bound = expected.job.guard.max_update_norm
         arrays = {name: array.astype(np.float32) for name, array in packed.arrays.items()}

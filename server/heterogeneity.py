@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import FederationError
-from common.head import Float64
+from common.head import Float32, Float64
 
 Arrays = Mapping[str, Float64]
 
 
 class Scaffold:
-    """x <- x + lr Σ p_k (y_k - x); c <- c + Σ p_k Δc_k, with p_k in place of the paper's equal weights.
+    """x <- x + lr Σ p_k (y_k - x); c <- c + Σ q_k Δc_k, with p_k in place of the paper's equal weights.
+
+    q_k is the share of hospital k in the examples of all members, as c is the mean over all of them; one whose answer was
+    dropped has changed its own c_k all the same, which the next rounds even out.
 
     Source: Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1.
     """
@@ -29,18 +31,18 @@ class Scaffold:
         return {name: self.control.get(name, np.zeros_like(array)) for name, array in like.items()}
 
     def combine(
-        self, before: Arrays, models: Sequence[Arrays], examples: Sequence[int], controls: Sequence[Any]
+        self,
+        before: Arrays,
+        models: Sequence[Arrays],
+        examples: Sequence[int],
+        changes: Sequence[Mapping[str, Float32]],
+        members: int,
     ) -> dict[str, Float64]:
-        """The next arrays; `controls` has each hospital's Δc_k by array.
-
-        Raises:
-            FederationError: a control variate is missing.
-        """
-        if any(control is None for control in controls):
-            raise FederationError("scaffold: an update came without its control variate")
+        """The next arrays; `changes` has each hospital's Δc_k by array. members: examples of all members, who may be more."""
         shares = np.array(examples) / sum(examples)
+        of_all = np.array(examples) / max(members, sum(examples))
         control = self.control_of(before)
-        self.control = {name: array + _mean(shares, [one[name] for one in controls]) for name, array in control.items()}
+        self.control = {name: array + _mean(of_all, [one[name] for one in changes]) for name, array in control.items()}
         return {
             name: array + self._server_lr * _mean(shares, [model[name] - array for model in models])
             for name, array in before.items()
@@ -54,15 +56,9 @@ class FedNova:
     """
 
     def combine(
-        self, before: Arrays, models: Sequence[Arrays], examples: Sequence[int], local_norms: Sequence[Any]
+        self, before: Arrays, models: Sequence[Arrays], examples: Sequence[int], local_norms: Sequence[float]
     ) -> dict[str, Float64]:
-        """The next arrays; `local_norms` has the a_k.
-
-        Raises:
-            FederationError: one is missing or not above 0.
-        """
-        if any(norm is None or not norm > 0 for norm in local_norms):
-            raise FederationError("fednova: an update came without the weight of its steps")
+        """The next arrays; `local_norms` has the a_k."""
         shares = np.array(examples) / sum(examples)
         norms = np.array(local_norms, np.float64)
         effective = float(shares @ norms)

@@ -8,10 +8,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from common.candidates import improves
+from common.drift import learning_rates
 from common.errors import ArtifactError, FederationError
 from common.head import Float32, Head, Standardisation
 from common.job import Job
@@ -160,7 +162,9 @@ class _Training:
     ) -> None:
         self._job, self._questions, self._hooks = questions.job, questions, hooks
         self._meter = questions.meter
-        self._aggregator = Aggregator(self._job.method) if self._job.method.iterative else None
+        examples = sum(member.description.examples for member in questions.members.members)
+        lr_of = partial(learning_rates, self._job)
+        self._aggregator = Aggregator(self._job.method, lr_of, examples) if self._job.method.iterative else None
         self._dropped: Mapping[str, str] = questions.members.dropped
         self.best_round: int | None = None
         self.choice: Mapping[str, object] | None = None
@@ -293,12 +297,8 @@ class _Training:
 
 def _update(hospital: str, reply: Packed) -> Update:
     """The update in a reply that has passed the guard."""
-    control = unpack_below(CONTROL, reply.arrays)
-    norm = reply.fields.get("local-norm")
-    model = unpack_model(reply.arrays)
-    return Update(
-        hospital, model, int(reply.fields["examples"]), control or None, None if norm is None else float(norm)
-    )
+    steps = int(reply.fields.get("steps", 1))
+    return Update(hospital, unpack_model(reply.arrays), int(reply.fields["examples"]), steps)
 
 
 def _loss_sum(reply: Packed) -> float:

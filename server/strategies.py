@@ -29,6 +29,7 @@ from flwr.serverapp.strategy import (
 from flwr.serverapp.strategy.fedopt import FedOpt
 
 from common.config_file import unknown
+from common.drift import control_change, local_norm
 from common.errors import ConfigError, FederationError
 from common.head import Float64
 from common.job import Method
@@ -37,20 +38,17 @@ from common.model import Model
 from server.heterogeneity import FedNova, Scaffold
 
 Arrays = Mapping[str, Float64]
+LearningRates = Callable[[int], Callable[[str], float]]
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one hospital sent for one round.
-
-    control: change of its control variate by array (scaffold). local_norm: how many plain steps its steps weigh (fednova).
-    """
+    """What one hospital sent for one round; steps: of the optimizer, where the method wants them."""
 
     hospital: str
     model: Model
     examples: int
-    control: Mapping[str, npt.NDArray[np.float32]] | None = None
-    local_norm: float | None = None
+    steps: int = 1
 
 
 STRATEGIES: Mapping[str, Callable[[Method], FedAvg | Scaffold | FedNova]] = MappingProxyType(
@@ -101,7 +99,10 @@ def hospitals_needed(method: Method) -> int:
 class Aggregator:
     """Combines the updates of a round into the next model; keeps what the method remembers between rounds."""
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, lr_of: LearningRates | None = None, members: int = 0) -> None:
+        """lr_of: learning rate of an array in a round, by default the method's. members: examples of all members."""
+        self._method, self._members = method, members
+        self._lr_of = lr_of or (lambda _: lambda _: method.local.lr)
         if method.name not in STRATEGIES:
             raise ConfigError(unknown("method", method.name, list(STRATEGIES)))
         self._strategy = STRATEGIES[method.name](method)
@@ -117,14 +118,26 @@ class Aggregator:
             raise FederationError(f"the method needs the updates of {self._needed} hospitals, got {len(updates)}")
         strategy, before = self._strategy, _float64(current)
         updates = sorted(updates, key=lambda update: update.hospital)
-        if isinstance(strategy, Scaffold | FedNova):
-            examples = [update.examples for update in updates]
-            models = [_float64(update.model) for update in updates]
-            told = [update.control if isinstance(strategy, Scaffold) else update.local_norm for update in updates]
-            after: Arrays = strategy.combine(before, models, examples, told)
+        models, examples = [_float64(update.model) for update in updates], [update.examples for update in updates]
+        after: Arrays
+        if isinstance(strategy, Scaffold):
+            changes = self._control_changes(server_round, current, updates)
+            after = strategy.combine(before, models, examples, changes, self._members)
+        elif isinstance(strategy, FedNova):
+            norms = [local_norm(self._method.local, update.steps) for update in updates]
+            after = strategy.combine(before, models, examples, norms)
         else:
             after = _combined_by_flower(strategy, server_round, before, updates)
         return Model.from_arrays({name: array.astype(np.float32) for name, array in after.items()})
+
+    def _control_changes(
+        self, server_round: int, current: Model, updates: Sequence[Update]
+    ) -> list[dict[str, npt.NDArray[np.float32]]]:
+        """What each hospital has added to its control variate: computed as it does, from what was sent to and fro."""
+        sent, lr_of = self.sent_along(current), self._lr_of(server_round)
+        return [
+            control_change(current.arrays(), update.model.arrays(), sent, update.steps, lr_of) for update in updates
+        ]
 
     def sent_along(self, current: Model) -> dict[str, npt.NDArray[np.float32]]:
         """What the hospitals need besides the model: the control variate (scaffold), by the names of the model's arrays."""

@@ -11,7 +11,7 @@ from simulation.comparison_text import COSTS, footnotes, table_rows
 WIDEST = 110
 """Characters; a console that is no terminal should be made this wide."""
 
-_LONGEST_NAME, _LONGEST_WORST = 26, 16
+_LONGEST_NAME, _LONGEST_WORST = 26, 23
 _SHORT = {"worst hospital": "worst hospital", "bytes per hospital": "sent", "seconds": "s"}
 
 

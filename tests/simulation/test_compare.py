@@ -227,3 +227,17 @@ def test_pooling_keeps_every_patient_in_its_part(hospitals, tmp_path):
         assert len({one.patient_id for one in pooled.records}) == sum(
             len({one.patient_id for one in found.records}) for found in records_of(twice, job).values()
         )
+
+
+def test_a_tuned_backbone_is_judged_with_its_tuned_arrays(made, hospitals, tmp_path):
+    deep = {
+        **CONTENT,
+        "tune": {"part": "last-blocks", "blocks": 1, "views": 1, "lr": 0.003},
+        "method": {"name": "fedavg", "rounds": 2, "optimizer": "adam", "lr": 0.003},
+    }
+    some = {name: hospitals[name] for name in ("hospital-a", "hospital-b")}
+    found = compare(deep, some, tmp_path / "out", rows=("pooled",), machine=Machine(None, made[2]))
+    (row,) = found.rows
+    assert row.reason is None
+    own = read_run(tmp_path / "out" / row.runs[0].folder).summary["metrics"]["pooled"]
+    assert row.runs[0].metrics["auroc"] == pytest.approx(own["auroc"], abs=1e-6)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from client.drift import control_change, correction, local_norm
+from common.drift import control_change, correction, local_norm
 from common.job import Method
 
 

@@ -1,20 +1,41 @@
-"""What a hospital adds to its training in the methods for unlike hospitals: SCAFFOLD's control variate, FedNova's weight.
+"""What both sides compute in the methods for unlike hospitals: SCAFFOLD's control variates and FedNova's weight of steps.
 
+A hospital sends its model and how many steps it made; the coordinator derives the rest, so nothing about it can be claimed.
 Arrays go by the names of `Model.arrays`: weight, bias, tuned.<name>; all float32.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from common.head import Float32
+from common.job import Job
 from common.methods import LocalTraining
+from common.model import TUNED
 
 Arrays = Mapping[str, Float32]
 
 
+def backbone_lr(job: Job, server_round: int) -> float:
+    """Learning rate of the backbone's part in a round, counted from 1.
+
+    Source: Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5, without restarts, one step a round.
+    """
+    lr = job.tune.lr or 0.0
+    if job.tune.schedule == "constant":
+        return lr
+    return lr * 0.5 * (1 + math.cos(math.pi * (server_round - 1) / job.method.rounds))
+
+
+def learning_rates(job: Job, server_round: int) -> Callable[[str], float]:
+    """The learning rate of each array in a round."""
+    head, backbone = job.method.local.lr, backbone_lr(job, server_round)
+    return lambda name: backbone if name.startswith(TUNED) else head
+
+
 def correction(server: Arrays, own: Arrays) -> dict[str, Float32]:
-    """C - c_k, added to every gradient; a hospital that has no c_k yet has zeros.
+    """c - c_k, added to every gradient; a hospital that has no c_k yet has zeros.
 
     Source: Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, line 10.
     """
