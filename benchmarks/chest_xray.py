@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from common.config_file import load_yaml
-from simulation.compare import compare
-from simulation.comparison import Comparison
+from simulation.comparison.compare import compare
+from simulation.comparison.results import Comparison
 from simulation.pooling import Machine
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from common.wire import PARTS
-from simulation.advice import Recommendation
-from simulation.advise import Advice
-from simulation.recommended_job import RecommendedJob
-from simulation.situation import Machine, Situation
-from simulation.speed import shown_megabytes
+from simulation.advice.advise import Advice
+from simulation.advice.recommendation import Recommendation
+from simulation.advice.recommended_job import RecommendedJob
+from simulation.advice.situation import Machine, Situation
+from simulation.advice.speed import shown_megabytes
 
 _WIDEST = 110
 _CLASSES_SHOWN = 6

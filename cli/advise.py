@@ -55,7 +55,7 @@ def advise(
     if out is not None and out.exists():
         raise ConfigError(f"--out: {out} is there already; name a new file")
     from cli.advice_table import print_advice, print_title
-    from simulation.advise import advice_for
+    from simulation.advice.advise import advice_for
     from simulation.hospitals import find_hospitals
 
     advice = advice_for(

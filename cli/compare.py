@@ -14,11 +14,11 @@ from cli.options import CacheDir, Device, WeightsDir
 from common.config_file import load_yaml, unknown
 from common.errors import ConfigError
 from common.job import parse_job
-from simulation.compared_rows import DEFAULT_METHODS, FRAME, METHOD_ROWS, ROWS, SCRATCH_ROUNDS, require_rows
+from simulation.comparison.rows import DEFAULT_METHODS, FRAME, METHOD_ROWS, ROWS, SCRATCH_ROUNDS, require_rows
 
 if TYPE_CHECKING:
-    from simulation.compared_trainings import Step
-    from simulation.comparison import Comparison
+    from simulation.comparison.results import Comparison
+    from simulation.comparison.trainings import Step
 
 FORMATS = ("table", "markdown", "csv", "json")
 ROWS_TEXT = "\n\n".join(
@@ -81,8 +81,8 @@ def compare(
     parsed = parse_job(content, str(job))
     folder = out or Path("runs") / f"compare-{parsed.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
-    from simulation.compare import compare as run
-    from simulation.comparison_files import write_comparison
+    from simulation.comparison.compare import compare as run
+    from simulation.comparison.files import write_comparison
     from simulation.pooling import Machine
 
     choice = HospitalChoice(hospitals, include, phantoms, partition, num_hospitals)
@@ -129,8 +129,8 @@ def _tell(step: "Step", console: Console) -> None:
 
 
 def _show(found: "Comparison", output_format: str) -> None:
-    from simulation.comparison_table import WIDEST, print_comparison
-    from simulation.comparison_text import to_csv, to_markdown, to_plain
+    from simulation.comparison.table import WIDEST, print_comparison
+    from simulation.comparison.text import to_csv, to_markdown, to_plain
 
     if output_format == "table":
         print_comparison(found, Console() if sys.stdout.isatty() else Console(width=WIDEST))

@@ -35,7 +35,7 @@ def learning_rates(job: Job, server_round: int) -> Callable[[str], float]:
 
 
 def correction(server: Arrays, own: Arrays) -> dict[str, Float32]:
-    """c - c_k, added to every gradient; a hospital that has no c_k yet has zeros.
+    """C - c_k, added to every gradient; a hospital that has no c_k yet has zeros.
 
     Source: Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, line 10.
     """

@@ -60,7 +60,9 @@ def test_a_hospital_s_folder_answers(ask, node, request_of, job, requests_of, ho
     assert "hospital" not in described.fields
     requests = requests_of(job(), hospital_with(phantoms["hospital-a"]))
     assert problem_with(ask(node, "fit", requests.fit()), REPLIES["fit"], dimensions(job())) is None
-    assert problem_with(ask(node, "evaluate", requests.evaluate(heads=1)), REPLIES["evaluate"], dimensions(job())) is None
+    assert (
+        problem_with(ask(node, "evaluate", requests.evaluate(heads=1)), REPLIES["evaluate"], dimensions(job())) is None
+    )
 
 
 def test_a_hospital_s_file_answers_by_its_own_policy(ask, phantoms, cache_dir, request_of, job, tmp_path):
@@ -70,7 +72,10 @@ def test_a_hospital_s_file_answers_by_its_own_policy(ask, phantoms, cache_dir, r
     assert only_refusal(ask({"hospital-file": str(file)}, "describe", request_of)) == "job-not-approved"
     courier._hospitals.clear()
     file.write_text(f"{text}policy: {{approved_jobs: [{job().job_id}]}}\n")
-    assert problem_with(ask({"hospital-file": str(file)}, "describe", request_of), REPLIES["describe"], dimensions(job())) is None
+    assert (
+        problem_with(ask({"hospital-file": str(file)}, "describe", request_of), REPLIES["describe"], dimensions(job()))
+        is None
+    )
 
 
 def test_a_hospital_is_opened_once_for_all_messages(ask, node, request_of, monkeypatch):

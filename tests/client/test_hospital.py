@@ -254,4 +254,7 @@ def test_a_refusal_is_forgotten_when_its_reason_is_gone(hospital, asked, monkeyp
     with monkeypatch.context() as broken:
         broken.setattr(module, "read_rows", lambda source: 1 / 0)
         assert code(hospital.answer("describe", asked.describe())) == "internal-error"
-    assert problem_with(hospital.answer("fit", asked.fit()), reply_schema("fit", asked.job, {}), dimensions(asked.job)) is None
+    assert (
+        problem_with(hospital.answer("fit", asked.fit()), reply_schema("fit", asked.job, {}), dimensions(asked.job))
+        is None
+    )

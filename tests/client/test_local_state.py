@@ -55,9 +55,7 @@ def test_a_run_begun_anew_forgets_the_rounds_of_the_one_before(state):
 
 
 def test_jobs_and_hospitals_are_kept_apart(tmp_path, job):
-    folders = {
-        LocalState(tmp_path, name, one).folder for name in ("a", "b") for one in (job(), job(seed=4))
-    }
+    folders = {LocalState(tmp_path, name, one).folder for name in ("a", "b") for one in (job(), job(seed=4))}
     assert len(folders) == 4
 
 

@@ -3,9 +3,9 @@
 import jinja2
 
 from server.plots import palette_css
-from simulation.comparison import COLUMNS, Comparison
-from simulation.comparison_plots import auroc_by_cost, auroc_by_row
-from simulation.comparison_text import COSTS, footnotes, table_rows
+from simulation.comparison.plots import auroc_by_cost, auroc_by_row
+from simulation.comparison.results import COLUMNS, Comparison
+from simulation.comparison.text import COSTS, footnotes, table_rows
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -8,7 +8,7 @@ from client.images import load_image
 from client.records import Record, Records, Row, assign, read_rows
 from common.errors import DataError
 from common.job import Job
-from simulation.situation import Data, HospitalData
+from simulation.advice.situation import Data, HospitalData
 
 _IMAGES_LOOKED_AT = 9
 

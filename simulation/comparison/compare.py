@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from common.config_file import load_yaml
-from simulation.compare import compare
+from simulation.comparison.compare import compare
 from simulation.hospitals import find_hospitals
 
 found = compare(load_yaml(Path("configs/demo.yaml")), find_hospitals([Path("my-hospitals")]), Path("runs/compare"), seeds=3)
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from common.errors import ConfigError
 from common.job import Job, parse_job, require_runnable
-from simulation.compared_lines import left_out, lines_of
-from simulation.compared_rows import DEFAULT_METHODS, FRAME, SCRATCH_ROUNDS, Content, as_compared, require_rows
-from simulation.compared_trainings import RUNS, Step, Trainings
-from simulation.comparison import Comparison
+from simulation.comparison.lines import left_out, lines_of
+from simulation.comparison.results import Comparison
+from simulation.comparison.rows import DEFAULT_METHODS, FRAME, SCRATCH_ROUNDS, Content, as_compared, require_rows
+from simulation.comparison.trainings import RUNS, Step, Trainings
 from simulation.features_once import make_features, rows_digest
 from simulation.pooling import Machine, records_of
 
@@ -46,7 +46,7 @@ def compare(
         content: the job as its YAML file says it, so that what it leaves open follows the row.
         hospitals: name -> folder.
         out: the folder of the comparison; each training has its run directory below `out`/runs.
-        rows: names of `simulation.compared_rows.ROWS`.
+        rows: names of `simulation.comparison.rows.ROWS`.
         seeds: how many: the job's, the next whole number, and so on. With each, other patients are held out.
         scratch_rounds: rounds of the row `scratch`.
         machine: where weights and cached features are, and what computes.

@@ -7,14 +7,14 @@ import shutil
 import pytest
 
 import client.features
-import simulation.compared_trainings
+import simulation.comparison.trainings
 from client.phantom import make_phantoms
 from client.records import assign, read_rows
 from common.errors import ConfigError, DataError, FederationError
 from common.job import parse_job
 from server.run_directory import read_run
-from simulation.compare import compare
-from simulation.comparison_files import write_comparison
+from simulation.comparison.compare import compare
+from simulation.comparison.files import write_comparison
 from simulation.pooling import Machine, pool, records_of
 
 CONTENT = {
@@ -143,7 +143,7 @@ def test_going_on_trains_nothing_again_and_says_the_same(made, hospitals, monkey
     def never(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(simulation.compared_trainings, "simulate", never)
+    monkeypatch.setattr(simulation.comparison.trainings, "simulate", never)
     again = compare(CONTENT, hospitals, out, rows=ROWS, seeds=2, machine=Machine(None, cache))
     assert again.rows == found.rows
     assert again.decoded == 0
@@ -159,14 +159,14 @@ def test_a_training_that_was_cut_off_is_done_anew(made, hospitals, tmp_path):
 
 
 def test_a_row_that_fails_is_shown_and_ends_nothing(made, hospitals, tmp_path, monkeypatch):
-    simulate = simulation.compared_trainings.simulate
+    simulate = simulation.comparison.trainings.simulate
 
     def failing(job, *rest, **more):
         if job.method.name == "fedprox" and job.seed == 4:
             raise FederationError("no round had a quorum")
         return simulate(job, *rest, **more)
 
-    monkeypatch.setattr(simulation.compared_trainings, "simulate", failing)
+    monkeypatch.setattr(simulation.comparison.trainings, "simulate", failing)
     rows = ("fedprox", "fedavg")
     found = compare(CONTENT, hospitals, tmp_path / "out", rows=rows, seeds=2, machine=Machine(None, made[2]))
     failed, good = found.rows

@@ -5,8 +5,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from server.summary_table import Cell
-from simulation.comparison import COLUMNS, Comparison
-from simulation.comparison_text import COSTS, footnotes, table_rows
+from simulation.comparison.results import COLUMNS, Comparison
+from simulation.comparison.text import COSTS, footnotes, table_rows
 
 WIDEST = 110
 """Characters; a console that is no terminal should be made this wide."""

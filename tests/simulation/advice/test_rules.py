@@ -5,9 +5,9 @@ import pytest
 import torchvision
 
 from common.job import parse_job
-from simulation.advice_rules import RULES, advise
-from simulation.situation import Data, HospitalData, Machine, Measured, Situation, WeightsFile
-from simulation.speed import GIGA_OPERATIONS, pass_seconds, sums_bytes
+from simulation.advice.rules import RULES, advise
+from simulation.advice.situation import Data, HospitalData, Machine, Measured, Situation, WeightsFile
+from simulation.advice.speed import GIGA_OPERATIONS, pass_seconds, sums_bytes
 
 FILE = {"file": "net.safetensors", "sha256": "a" * 64}
 CPU = Machine("cpu", cores=2, ram_gb=16, disk_free_gb=100, images_per_s=75)

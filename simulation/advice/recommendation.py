@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from common.backbones import feature_blocks
-from simulation.situation import Situation, WeightsFile
-from simulation.speed import sums_bytes
+from simulation.advice.situation import Situation, WeightsFile
+from simulation.advice.speed import sums_bytes
 
 Value = str | int | float | bool | tuple[str, ...] | tuple[float, ...] | WeightsFile | None
 Kind = Literal["recommended", "avoid", "note"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from common.backbones import backbone_row
-from simulation.situation import Situation
+from simulation.advice.situation import Situation
 
 GIGA_OPERATIONS: Mapping[str, float] = MappingProxyType(
     {

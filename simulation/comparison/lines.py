@@ -8,7 +8,7 @@ import numpy as np
 
 from client.records import Records
 from common.job import Job, parse_job
-from simulation.compared_rows import ROWS, ComparedRow, Content
+from simulation.comparison.rows import ROWS, ComparedRow, Content
 
 BySeed = Mapping[int, Mapping[str, Records]]
 """Seed -> hospital -> records: with each seed the patients are split anew."""

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from common.backbones import backbone_row
-from simulation import advice_sources as source
-from simulation.advice import Plan, Recommendation
-from simulation.situation import Measured, Situation
-from simulation.speed import operations, pass_seconds, shown_seconds
+from simulation.advice import sources as source
+from simulation.advice.recommendation import Plan, Recommendation
+from simulation.advice.situation import Measured, Situation
+from simulation.advice.speed import operations, pass_seconds, shown_seconds
 
 FOR_CPU = ("mobilenet_v2", "efficientnet_b0", "mobilenet_v3_large", "resnet18", "squeezenet1_1", "squeezenet1_0")
 FOR_GPU = ("densenet121", "resnet50", "convnext_tiny", "efficientnet_b0", "mobilenet_v2", "resnet18")

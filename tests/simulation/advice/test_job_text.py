@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from common.errors import ConfigError
-from simulation.job_text import Change, changed_content, changed_text
+from simulation.advice.job_text import Change, changed_content, changed_text
 
 TEXT = """\
 # my job

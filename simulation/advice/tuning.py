@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from common.backbones import backbone_row
-from simulation import advice_sources as source
-from simulation.advice import Plan, Recommendation
-from simulation.situation import Situation
-from simulation.speed import epoch_seconds, shown_megabytes, shown_seconds
+from simulation.advice import sources as source
+from simulation.advice.recommendation import Plan, Recommendation
+from simulation.advice.situation import Situation
+from simulation.advice.speed import epoch_seconds, shown_megabytes, shown_seconds
 
 BLOCKS_FROM, FULL_FROM = 1000, 5000
 """Training images of the rarest class from which the last blocks, and the whole network, are worth training."""

@@ -20,7 +20,7 @@ from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError
 from common.job import Job
 from common.methods import Count, Positive
-from simulation.situation import Machine, WeightsFile
+from simulation.advice.situation import Machine, WeightsFile
 
 NonNegative = Annotated[float, Field(ge=0.0)]
 

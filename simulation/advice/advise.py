@@ -9,13 +9,13 @@ from client.feature_cache import default_cache_dir
 from common.config_file import load_yaml
 from common.job import parse_job
 from common.wire import PARTS
-from simulation.advice import Recommendation
-from simulation.advice_rules import advise
-from simulation.census import census
-from simulation.inventory import Inventory, load_inventory, machines, weights_at_hand
-from simulation.measure import jobs_to_try, measure
-from simulation.recommended_job import RecommendedJob, recommended_job
-from simulation.situation import Situation
+from simulation.advice.census import census
+from simulation.advice.inventory import Inventory, load_inventory, machines, weights_at_hand
+from simulation.advice.measure import jobs_to_try, measure
+from simulation.advice.recommendation import Recommendation
+from simulation.advice.recommended_job import RecommendedJob, recommended_job
+from simulation.advice.rules import advise
+from simulation.advice.situation import Situation
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from server.numbers import size
 from server.plots import COLOURS, SOFT, draw_svg
-from simulation.comparison import Comparison, RowResult
+from simulation.comparison.results import Comparison, RowResult
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LONGEST_LABEL = 34

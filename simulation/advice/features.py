@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from common.modalities import MODALITIES, OTHER
-from simulation import advice_sources as source
-from simulation.advice import Plan, Recommendation
-from simulation.advice_network import best_measured
-from simulation.situation import Situation
-from simulation.speed import shown_megabytes, sums_bytes
+from simulation.advice import sources as source
+from simulation.advice.network import best_measured
+from simulation.advice.recommendation import Plan, Recommendation
+from simulation.advice.situation import Situation
+from simulation.advice.speed import shown_megabytes, sums_bytes
 
 FEW_IMAGES = 200
 """Training images of all hospitals below which several stages only add ways to fit noise."""

@@ -23,8 +23,8 @@ from common.job import Backbone as BackboneChoice
 from common.job import Features, Job, Weights
 from common.metrics import ClassificationCounts, Metrics, count, derive, intervals
 from common.modalities import MODALITIES
-from simulation.situation import Measured, WeightsFile
-from simulation.speed import sums_bytes
+from simulation.advice.situation import Measured, WeightsFile
+from simulation.advice.speed import sums_bytes
 
 log = logging.getLogger(__name__)
 STAGES = ("last", "all")

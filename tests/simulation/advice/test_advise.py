@@ -10,7 +10,7 @@ import yaml
 from client.phantom import make_phantoms
 from common.errors import DataError
 from common.job import load_job, parse_job
-from simulation.advise import advice_for
+from simulation.advice.advise import advice_for
 from simulation.hospitals import find_hospitals
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -5,11 +5,11 @@ Letters: N training images, D features.
 
 from collections.abc import Iterator
 
-from simulation import advice_sources as source
-from simulation.advice import Plan, Recommendation
-from simulation.advice_tuning import DEEP_ROUNDS
-from simulation.situation import UNLIKE_LABELS, UNLIKE_SIZES, Situation
-from simulation.speed import epoch_seconds, shown_megabytes, shown_seconds
+from simulation.advice import sources as source
+from simulation.advice.recommendation import Plan, Recommendation
+from simulation.advice.situation import UNLIKE_LABELS, UNLIKE_SIZES, Situation
+from simulation.advice.speed import epoch_seconds, shown_megabytes, shown_seconds
+from simulation.advice.tuning import DEEP_ROUNDS
 
 STRONG_RIDGE = (0.1, 0.3, 1.0, 3.0)
 ONE_RIDGE = (1.0,)

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from common.artifact import write_atomically
-from simulation.comparison import Comparison
-from simulation.comparison_page import to_html
-from simulation.comparison_text import to_csv, to_plain
+from simulation.comparison.page import to_html
+from simulation.comparison.results import Comparison
+from simulation.comparison.text import to_csv, to_plain
 
 CSV, JSON, PAGE = "compare.csv", "compare.json", "compare.html"
 

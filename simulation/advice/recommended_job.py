@@ -9,9 +9,9 @@ import yaml
 from common.job import Job, parse_job
 from common.methods import METHODS
 from common.tuning import OPTIONS
-from simulation.advice import Recommendation
-from simulation.job_text import Change, changed_content, changed_text
-from simulation.situation import WeightsFile
+from simulation.advice.job_text import Change, changed_content, changed_text
+from simulation.advice.recommendation import Recommendation
+from simulation.advice.situation import WeightsFile
 
 _ANEW = ("rounds", "momentum", "optimizer", "class_weights")
 """Options of a method that another method takes in another way: they do not go over from one to the other."""

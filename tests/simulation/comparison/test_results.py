@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from common.metrics import ClassificationCounts, count
-from simulation.comparison import COLUMNS, Comparison, RowResult, RunResult, best, run_metrics
-from simulation.comparison_page import to_html
-from simulation.comparison_table import print_comparison
-from simulation.comparison_text import to_csv, to_markdown, to_plain
+from simulation.comparison.page import to_html
+from simulation.comparison.results import COLUMNS, Comparison, RowResult, RunResult, best, run_metrics
+from simulation.comparison.table import print_comparison
+from simulation.comparison.text import to_csv, to_markdown, to_plain
 
 
 def row(name, *aurocs, ece=None, **changes):

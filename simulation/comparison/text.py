@@ -8,7 +8,7 @@ from typing import Any
 
 from server.numbers import number, size
 from server.summary_table import Cell
-from simulation.comparison import COLUMNS, WORST, Comparison, RowResult, best
+from simulation.comparison.results import COLUMNS, WORST, Comparison, RowResult, best
 
 COSTS: Mapping[str, str] = {"rounds": "rounds", "bytes_per_hospital": "bytes per hospital", "seconds": "seconds"}
 MARK = "*"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from simulation.inventory import Inventory, load_inventory, machines, weights_at_hand
+from simulation.advice.inventory import Inventory, load_inventory, machines, weights_at_hand
 
 HOSPITALS = {"north": Path("north"), "south": Path("south")}
 

@@ -12,8 +12,8 @@ from common.job import Job
 from common.metrics import ClassificationCounts
 from server.recorder import MODEL, SUMMARY
 from server.run_directory import read_run
-from simulation.compared_lines import Line
-from simulation.comparison import RowResult, RunResult, run_metrics
+from simulation.comparison.lines import Line
+from simulation.comparison.results import RowResult, RunResult, run_metrics
 from simulation.pooling import Machine, judge, pool
 from simulation.run import simulate
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator
 
-from simulation import advice_sources as source
-from simulation.advice import Plan, Recommendation
-from simulation.advice_method import FEW_FOR_CHOICE, IMBALANCED
-from simulation.situation import Situation
-from simulation.speed import epoch_seconds, pass_seconds, shown_seconds
+from simulation.advice import sources as source
+from simulation.advice.method import FEW_FOR_CHOICE, IMBALANCED
+from simulation.advice.recommendation import Plan, Recommendation
+from simulation.advice.situation import Situation
+from simulation.advice.speed import epoch_seconds, pass_seconds, shown_seconds
 
 FEW_TESTED = 100
 """Test patients below which intervals are too wide to compare models."""

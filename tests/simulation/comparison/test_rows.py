@@ -5,7 +5,7 @@ import pytest
 from common.errors import ConfigError
 from common.job import parse_job
 from common.methods import METHODS
-from simulation.compared_rows import DEFAULT_METHODS, FRAME, METHOD_ROWS, ROWS, as_compared, require_rows
+from simulation.comparison.rows import DEFAULT_METHODS, FRAME, METHOD_ROWS, ROWS, as_compared, require_rows
 
 CONTENT = {
     "name": "quick",
