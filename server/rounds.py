@@ -162,7 +162,9 @@ class _Training:
     ) -> None:
         self._job, self._questions, self._hooks = questions.job, questions, hooks
         self._meter = questions.meter
-        examples = sum(member.description.examples for member in questions.members.members)
+        # A fit that tunes the backbone counts each image once; members declare the examples that its views make.
+        copies = self._job.examples_per_image if self._job.tune.deep else 1
+        examples = sum(member.description.examples for member in questions.members.members) // copies
         lr_of = partial(learning_rates, self._job)
         self._aggregator = Aggregator(self._job.method, lr_of, examples) if self._job.method.iterative else None
         self._dropped: Mapping[str, str] = questions.members.dropped

@@ -352,7 +352,9 @@ def test_extraction_and_training_leave_every_number_of_the_backbone():
     pixels = np.random.default_rng(0).integers(0, 256, (12, 3, 64, 64), np.uint8)
     features = Extractor(backbone, torch.device("cpu"), 64)(pixels)
     examples = Examples(features, np.arange(12) % 2)
-    train_head(Head.zeros(2, features.shape[1]), examples, Method(local_epochs=3), seed=1)
+    local = Method(name="fedavg", local_epochs=3).local
+    trained = train_head(Head.zeros(2, features.shape[1]), examples, local, seed=1)
+    assert trained.head.weight.any()
     assert digest_of(backbone.network) == before
 
 

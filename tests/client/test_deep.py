@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from client.backbone import digest_of
-from client.deep import DeepTraining, Source, backbone_lr, cut_of, installed, pretrained
+from client.deep import DeepTraining, Source, cut_of, installed, pretrained
 from client.features import Extractor, columns_of
 from client.images import load_image, to_input
 from client.records import read_rows
@@ -276,12 +276,6 @@ def test_a_correction_shifts_a_plain_step_by_rate_times_correction(case, network
         rate = 0.01 if name in ("weight", "bias") else 1e-4 * 0.5 * (1 + math.cos(math.pi / 4))
         expected = array - rate * correction[name]
         np.testing.assert_allclose(corrected.model.arrays()[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
-
-
-def test_the_rate_of_the_backbone_falls_over_the_rounds_as_the_job_says(case):
-    rates = [backbone_lr(case(lr=0.8, schedule="cosine").job, number) for number in (1, 2, 3, 4)]
-    assert rates == pytest.approx([0.8, 0.4 * (1 + math.sqrt(0.5)), 0.4, 0.4 * (1 - math.sqrt(0.5))])
-    assert {backbone_lr(case(lr=0.8, schedule="constant").job, number) for number in (1, 2, 3, 4)} == {0.8}
 
 
 def test_frozen_batch_normalisation_does_not_move_and_does_not_travel(case):

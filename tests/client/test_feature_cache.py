@@ -75,6 +75,74 @@ def test_what_was_put_is_there_and_only_that(tmp_path):
         assert next(iter(found.values())).dtype == np.float32
 
 
+def test_known_are_those_that_get_would_find(tmp_path):
+    stored = vectors(1200, views=2)
+    with FeatureCache(tmp_path, SPACE, WIDTH) as cache:
+        assert cache.known(stored) == cache.known([]) == set()
+        cache.put(stored)
+        assert cache.known(stored) == set(stored)
+        asked = [(image(3), 1), (image(3), 2), (image(5000), 0), (image(3), 1), (image(1199), 0)]
+        assert cache.known(iter(asked)) == set(cache.get(asked)) == {(image(3), 1), (image(1199), 0)}
+    with FeatureCache(tmp_path, SPACE, 2 * WIDTH) as cache:
+        assert cache.known(stored) == set()
+        cache.put({(image(7), 0): np.ones(2 * WIDTH, np.float32)})
+        assert cache.known(stored) == {(image(7), 0)}
+
+
+def test_what_is_known_is_asked_for_without_reading_the_vectors(tmp_path):
+    stored, rows = vectors(50), []
+    with FeatureCache(tmp_path, SPACE, WIDTH) as cache:
+        cache.put(stored)
+        cache._database.row_factory = lambda _, row: rows.append(row) or row
+        cache.known(stored)
+    assert {(image, view) for image, view, _ in rows} == set(stored)
+    assert all(vector is None for _, _, vector in rows)
+
+
+def test_nothing_of_a_damaged_file_is_known(tmp_path, caplog):
+    with FeatureCache(tmp_path, SPACE, WIDTH) as cache:
+        path = cache.path
+        cache.put(vectors(300))
+    with path.open("r+b") as file:
+        file.seek(2 * 4096)
+        file.write(b"\xff" * (path.stat().st_size - 2 * 4096))
+    with FeatureCache(tmp_path, SPACE, WIDTH) as cache:
+        assert cache.known(vectors(300)) == set()
+        cache.put(vectors(3))
+        assert cache.known(vectors(300)) == set(vectors(3))
+    assert path.with_suffix(".damaged").exists()
+    assert caplog.text.count("set aside") == 1
+
+
+def test_a_file_that_can_no_longer_be_read_is_an_error_with_advice(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with FeatureCache(tmp_path, SPACE, WIDTH) as cache:
+        monkeypatch.setattr(cache, "_rows", refuse)
+        for read in (cache.known, cache.get):
+            with pytest.raises(DataError, match=r"(?s)disk I/O error.*CONSILIUM_CACHE_DIR"):
+                read(vectors(1))
+
+
+def test_the_bytes_are_those_of_the_file_and_of_the_log_beside_it(tmp_path):
+    with FeatureCache(tmp_path, SPACE, WIDTH) as cache:
+        empty = cache.nbytes
+        cache.put(vectors(200))
+        log = tmp_path / f"{cache.path.name}-wal"
+        assert log.stat().st_size > 0
+        assert cache.nbytes == cache.path.stat().st_size + log.stat().st_size
+        # What was put is in the log at first, and counted there.
+        assert cache.nbytes >= empty + 200 * WIDTH * 4
+        (tmp_path / f"features-{'cd' * 32}.sqlite").write_bytes(b"of another space" * 1000)
+        assert cache.nbytes == cache.path.stat().st_size + log.stat().st_size
+    # The last one to close it empties the log into the file.
+    assert not log.exists()
+    assert 200 * WIDTH * 4 <= cache.nbytes == cache.path.stat().st_size
+    with FeatureCache(tmp_path, SPACE, WIDTH) as cache:
+        assert cache.nbytes >= 200 * WIDTH * 4
+
+
 def test_a_vector_of_another_width_is_a_miss_and_is_replaced(tmp_path):
     key = (image(1), 0)
     with FeatureCache(tmp_path, SPACE, WIDTH) as cache:

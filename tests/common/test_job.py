@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {
     "backbone": {"name": "resnet18", "weights": "IMAGENET1K_V1"},
 }
 DIGEST = "ab" * 32
-GOLDEN_ID = "51149559f3ac88a946a0d080fe46493401cffb2e47b27d4ac4146d19c6030ff5"
+GOLDEN_ID = "a7b74852f10aa0fe09edeb90e394a7e3437b7433519f48fb942f52aab022ece3"
 
 
 def job(**changes: Any) -> Job:

@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays, from_dtype, scalar_dtyp
 
 from common import wire
 from common.job import Job, parse_job
+from common.methods import METHODS
 from common.wire import REPLIES, REQUESTS, Packed, Schema, dimensions, problem_with, reply_schema, request_schema
 
 SHAPES = {"features.18.0.weight": (4, 1, 2), "features.18.1.bias": (4,)}
@@ -280,13 +281,25 @@ def added(name: str, replies: bool) -> dict[str, set[str]]:
 
 def test_what_a_job_adds_to_what_may_leave_a_hospital() -> None:
     """A change here is a change of what leaves: change `docs/privacy.md` with it."""
-    controls = {"control.weight", "control.bias"}
     assert added("analytic", replies=True) == added("fedavg", replies=True) == {}
-    assert added("scaffold", replies=True) == {"fit": controls}
-    assert added("fednova", replies=True) == {"fit": {"local-norm"}}
+    assert added("scaffold", replies=True) == added("fednova", replies=True) == {"fit": {"steps"}}
     assert added("deep", replies=True) == {"initial": TUNED, "fit": TUNED}
-    deep_controls = controls | {f"control.{name}" for name in TUNED}
-    assert added("deep-scaffold", replies=True) == {"initial": TUNED, "fit": TUNED | deep_controls}
+    assert added("deep-scaffold", replies=True) == {"initial": TUNED, "fit": TUNED | {"steps"}}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_are_a_whole_number_and_leave_for_the_methods_that_count_them_only(name: str) -> None:
+    one = job(method=name)
+    assert one.method.counts_steps == (name in ("scaffold", "fednova"))
+    assert reply_schema("fit", one, {}).fields.get("steps") == (int if one.method.counts_steps else None)
+    for kind in set(REPLIES) - {"fit"}:
+        assert reply_schema(kind, one, {}) == REPLIES[kind]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_control_variate_never_leaves_a_hospital(name: str) -> None:
+    one, tuned = JOBS[name]
+    assert not [array for kind in REPLIES for array in reply_schema(kind, one, tuned).arrays if "control" in array]
 
 
 def test_what_a_job_adds_to_what_is_asked() -> None:
@@ -294,15 +307,21 @@ def test_what_a_job_adds_to_what_is_asked() -> None:
     assert added("analytic", replies=False) == added("fedavg", replies=False) == added("fednova", replies=False) == {}
     assert added("scaffold", replies=False) == {"fit": controls}
     assert added("deep", replies=False) == {"fit": TUNED, "evaluate": TUNED, "personalise": TUNED}
+    deep_controls = controls | {f"control.{name}" for name in TUNED}
+    assert added("deep-scaffold", replies=False) == {
+        "fit": TUNED | deep_controls,
+        "evaluate": TUNED,
+        "personalise": TUNED,
+    }
 
 
 def test_tuned_arrays_are_float32_of_the_shapes_of_the_network() -> None:
-    schema = reply_schema("fit", *JOBS["deep-scaffold"])
-    for prefix in ("tuned.", "control.tuned."):
-        assert schema.arrays[f"{prefix}features.18.0.weight"] == wire.ArraySpec("float32", (4, 1, 2))
-        assert schema.arrays[f"{prefix}features.18.1.bias"] == wire.ArraySpec("float32", (4,))
-    assert schema.arrays["control.weight"] == schema.arrays["weight"]
-    assert schema.arrays["control.bias"] == schema.arrays["bias"]
+    request, reply = (function("fit", *JOBS["deep-scaffold"]).arrays for function in (request_schema, reply_schema))
+    for name, shape in SHAPES.items():
+        expected = wire.ArraySpec("float32", shape)
+        assert reply[f"tuned.{name}"] == request[f"tuned.{name}"] == request[f"control.tuned.{name}"] == expected
+    for name in ("weight", "bias"):
+        assert request[f"control.{name}"] == request[name] == reply[name]
 
 
 def test_the_dimensions_by_hand() -> None:

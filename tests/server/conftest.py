@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
+from common.drift import learning_rates
 from common.flower_records import MESSAGE_TYPES, from_records, to_records
 from common.head import Head
 from common.job import Job, job_from_json
@@ -31,9 +32,11 @@ Examples = Mapping[str, tuple[np.ndarray, np.ndarray]]
 class Scripted:
     """Moves what is trained by `step` everywhere; `tamper` may change, replace or refuse its replies of some `kinds`.
 
+    In scaffold each of its steps goes along the server's control variate besides, as `step` is of its own gradient.
+
     examples: real ones, so that sums and counts are true; without, all features have mean 0 and deviation 1, and the
-    counts are drawn once for all. tuned: the pretrained arrays of its backbone. control, local_norm: what it adds for
-    scaffold and fednova. asked: the kinds of the requests so far.
+    counts are drawn once for all. tuned: the pretrained arrays of its backbone. steps: what it says it made, for scaffold
+    and fednova. asked: the kinds of the requests so far.
     """
 
     step: float = 0.1
@@ -43,8 +46,7 @@ class Scripted:
     kinds: tuple[str, ...] = ("fit",)
     examples: Examples | None = None
     tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
-    control: float = 0.0
-    local_norm: float = 1.0
+    steps: int = 1
     asked: list[str] = field(default_factory=list)
     requests: list[Packed] = field(default_factory=list)
 
@@ -64,7 +66,7 @@ class Scripted:
 
     def _describe(self, job: Job, _request: Packed) -> Packed:
         images = self.images_of(job)
-        n = int(images[0].sum())
+        n = int(images[0].sum()) * job.examples_per_image
         sums, squares = np.zeros(job.num_features), np.full(job.num_features, float(n))
         if self.examples is not None:
             features = self.examples["train"][0].astype(np.float64)
@@ -88,7 +90,7 @@ class Scripted:
         """Of the standardised training examples; projected if the job says so."""
         projected = job.method.projection
         if self.examples is None:
-            width, counts = (projected or job.num_features) + 1, self.images[0].astype(np.float64)
+            width, counts = (projected or job.num_features) + 1, self.images[0] * float(job.examples_per_image)
             class_sums = np.zeros((width, len(counts)))
             class_sums[-1] = counts
             return Sums(np.eye(width) * counts.sum(), class_sums)
@@ -101,12 +103,14 @@ class Scripted:
         start = Model.from_arrays(request.arrays)
         moved = {name: (array + np.float32(self.step)).astype(np.float32) for name, array in start.arrays().items()}
         counts = pack_counts(self._counts(job, request, "validation", [start.head]))
-        fields = {"examples": int(self.images_of(job)[0].sum()), "loss-sum": 1.0}
+        views = 1 if job.tune.deep else job.examples_per_image
+        fields = {"examples": int(self.images_of(job)[0].sum()) * views, "loss-sum": 1.0}
         if job.method.name == "scaffold":
-            moved = {name: array + request.arrays[f"{CONTROL}{name}"] for name, array in moved.items()}
-            moved |= {f"{CONTROL}{name}": np.full_like(array, self.control) for name, array in start.arrays().items()}
-        if job.method.name == "fednova":
-            fields["local-norm"] = self.local_norm
+            lr_of = learning_rates(job, int(request.fields["round"]))
+            for name, array in moved.items():
+                moved[name] = array - np.float32(self.steps * lr_of(name)) * request.arrays[f"{CONTROL}{name}"]
+        if job.method.counts_steps:
+            fields["steps"] = self.steps
         return Packed({**moved, **counts}, fields)
 
     def _evaluate(self, job: Job, request: Packed) -> Packed:

@@ -425,12 +425,12 @@ def test_rounds_that_are_better_than_the_warm_start_take_its_place(small_job, sc
 def test_a_warm_run_that_was_cut_off_goes_on_to_the_same_bits(
     method, crash_after, small_job, scripted, exchange_with, pooled, tmp_path
 ):
-    job = small_job(classes=THREE, method={**WARM, "name": method})
+    job = small_job(classes=THREE, method={**WARM, "name": method, "batch_size": 4})
 
     def hospitals():
         found = named(scripted, parted(pooled, SPLITS["random"]))
         for at, one in enumerate(found.values()):
-            one.step, one.control, one.local_norm = 0.1 - 0.07 * at, 0.01 * at, 1.0
+            one.step, one.steps = 0.1 - 0.07 * at, 1 + at
         return found
 
     def recorded(folder):

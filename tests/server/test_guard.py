@@ -1,4 +1,4 @@
-"""What the guard lets through and what not: sums, pretrained arrays, tuned arrays, the weight of steps."""
+"""What the guard lets through and what not: sums, pretrained arrays, tuned arrays, the number of steps."""
 
 import numpy as np
 import pytest
@@ -227,53 +227,160 @@ def run_with(method, tamper, small_job, scripted, exchange_with, **more):
     return outcome, rounds[0].dropped
 
 
-WRONG_CONTROL = {
-    "none": (
-        arrays(lambda found: without("control.weight")(without("control.bias")(found))),
-        "missing array 'control.bias'",
-    ),
-    "NaN": (
-        arrays(lambda found: {**found, "control.bias": found["bias"] * np.float32("nan")}),
-        "array 'control.bias': expected finite numbers",
-    ),
-    "wrong shape": (
-        arrays(lambda found: {**found, "control.weight": found["weight"].T}),
-        "array 'control.weight': expected shape (2, 24)",
-    ),
+COUNTED = {"rounds": 1, "batch_size": 8, "local_epochs": 2, "lr": 0.5}
+"""50 examples make at most 2 x 7 = 14 steps."""
+
+CONTROL_ARRAYS = {
+    "both": arrays(lambda found: {**found, **{f"control.{name}": found[name] for name in ("weight", "bias")}}),
+    "one": arrays(lambda found: {**found, "control.bias": found["bias"]}),
+    "NaN": arrays(lambda found: {**found, "control.bias": found["bias"] * np.float32("nan")}),
 }
 
 
-@pytest.mark.parametrize("name", WRONG_CONTROL)
-def test_a_scaffold_update_has_its_control_variate(name, small_job, scripted, exchange_with):
-    tamper, reason = WRONG_CONTROL[name]
-    outcome, dropped = run_with({"name": "scaffold", "rounds": 1}, tamper, small_job, scripted, exchange_with)
+@pytest.mark.parametrize("name", CONTROL_ARRAYS)
+def test_a_scaffold_update_has_no_control_variate(name, small_job, scripted, exchange_with):
+    """It is derived here, so a hospital cannot claim one."""
+    method = {**COUNTED, "name": "scaffold"}
+    outcome, dropped = run_with(method, CONTROL_ARRAYS[name], small_job, scripted, exchange_with)
     assert dropped.keys() == {"a"}
-    assert dropped["a"].startswith(reason)
+    assert dropped["a"].startswith("unexpected array")
     np.testing.assert_array_equal(outcome.model.head.bias, np.float32(0.25))
 
 
-@pytest.mark.parametrize("norm", [0.0, 0.5, 1.1e3, 1e18, float("nan"), float("inf"), -1.0])
-def test_a_fednova_update_weighs_its_steps_as_they_can_be(norm, small_job, scripted, exchange_with):
-    """50 examples in batches of 1 with momentum 0.95 make at most 50 / (1 - 0.95) = 1000 plain steps, and at least one."""
-    method = {"name": "fednova", "rounds": 1, "batch_size": 1, "momentum": 0.95}
-    tamper = fields(**{"local-norm": norm})
-    outcome, dropped = run_with(method, tamper, small_job, scripted, exchange_with, local_norm=1000.0)
-    assert dropped.keys() == {"a"}
-    assert "field 'local-norm': expected " in dropped["a"]
+@pytest.mark.parametrize("method", ["scaffold", "fednova"])
+@pytest.mark.parametrize("steps", [0, 15, 1000, 10**18, 2**63 - 1])
+def test_an_update_has_as_many_steps_as_a_round_can_make(steps, method, small_job, scripted, exchange_with):
+    tamper = fields(steps=steps)
+    outcome, dropped = run_with({**COUNTED, "name": method}, tamper, small_job, scripted, exchange_with)
+    assert dropped == {"a": "field 'steps': expected 1 to 14, got one outside"}
     np.testing.assert_array_equal(outcome.model.head.bias, np.float32(0.25))
 
 
-@pytest.mark.parametrize("norm", [1.0, 1000.0])
-def test_the_least_and_the_most_steps_are_let_through(norm, small_job, scripted, exchange_with):
-    method = {"name": "fednova", "rounds": 1, "batch_size": 1, "momentum": 0.95}
-    _, dropped = run_with(method, None, small_job, scripted, exchange_with, local_norm=norm)
+@pytest.mark.parametrize("method", ["scaffold", "fednova"])
+@pytest.mark.parametrize("steps", [-1, -(2**63), 1.0, 1.5, float("nan"), float("inf"), "1", b"1", True, [1], [1, 2]])
+def test_steps_are_a_whole_number(steps, method, small_job, scripted, exchange_with):
+    tamper = fields(steps=steps)
+    outcome, dropped = run_with({**COUNTED, "name": method}, tamper, small_job, scripted, exchange_with)
+    assert dropped.keys() == {"a"}
+    assert dropped["a"].startswith("field 'steps': expected int")
+    np.testing.assert_array_equal(outcome.model.head.bias, np.float32(0.25))
+
+
+@pytest.mark.parametrize("method", ["scaffold", "fednova"])
+@pytest.mark.parametrize("steps", [1, 14])
+def test_the_fewest_and_the_most_steps_are_let_through(steps, method, small_job, scripted, exchange_with):
+    _, dropped = run_with({**COUNTED, "name": method}, None, small_job, scripted, exchange_with, steps=steps)
     assert dropped == {}
 
 
-def test_a_fednova_update_without_the_weight_of_its_steps_is_refused(small_job, scripted, exchange_with):
-    def tamper(_kind, records):
-        kept = {name: value for name, value in records["config"].items() if name != "local-norm"}
-        return RecordDict({"arrays": records["arrays"], "config": ConfigRecord(kept)})
+@pytest.mark.parametrize("method", ["scaffold", "fednova"])
+def test_the_steps_are_those_of_the_examples_trained_on_not_of_those_declared(
+    method, small_job, scripted, exchange_with
+):
+    """9 of the 50 examples: at most 2 x 2 steps."""
+    job = {**COUNTED, "name": method}
+    assert run_with(job, fields(examples=9, steps=4), small_job, scripted, exchange_with)[1] == {}
+    _, dropped = run_with(job, fields(examples=9, steps=5), small_job, scripted, exchange_with)
+    assert dropped == {"a": "field 'steps': expected 1 to 4, got one outside"}
 
-    _, dropped = run_with({"name": "fednova", "rounds": 1}, tamper, small_job, scripted, exchange_with)
-    assert dropped == {"a": "missing field 'local-norm'"}
+
+def no_steps(_kind, records):
+    kept = {name: value for name, value in records["config"].items() if name != "steps"}
+    return RecordDict({"arrays": records["arrays"], "config": ConfigRecord(kept)})
+
+
+@pytest.mark.parametrize("method", ["scaffold", "fednova"])
+def test_an_update_without_its_steps_is_refused(method, small_job, scripted, exchange_with):
+    _, dropped = run_with({**COUNTED, "name": method}, no_steps, small_job, scripted, exchange_with)
+    assert dropped == {"a": "missing field 'steps'"}
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "fedadam", "krum"])
+@pytest.mark.parametrize("field", ["steps", "local-norm"])
+def test_other_methods_are_told_no_steps(field, method, small_job, scripted, exchange_with):
+    rounds = []
+    hospitals = {name: scripted() for name in "bcd"}
+    hospitals["a"] = scripted(tamper=fields(**{field: 1}))
+    run_job(small_job(method={"name": method, "rounds": 1}), exchange_with(hospitals), Hooks(judged=[rounds.append]))
+    assert rounds[0].dropped.keys() == {"a"}
+    assert rounds[0].dropped["a"].startswith("unexpected field")
+
+
+@pytest.mark.parametrize("field", ["local-norm", "control"])
+def test_nothing_about_the_steps_can_be_claimed_but_their_number(field, small_job, scripted, exchange_with):
+    for method in ("scaffold", "fednova"):
+        tamper = fields(**{field: 1.0})
+        _, dropped = run_with({**COUNTED, "name": method}, tamper, small_job, scripted, exchange_with)
+        assert dropped["a"].startswith("unexpected field")
+
+
+HOSTILE_STEPS = {"none": no_steps, **{str(steps): fields(steps=steps) for steps in (0, -1, 15, 2**62, 1e-9)}}
+
+
+def control_of(job, hospitals, exchange_with):
+    """The server's control variate after each round, and who was dropped in any."""
+    states, rounds = [], []
+    run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append], checkpoint=[states.append]))
+    return [state.strategy for state in states], {name for one in rounds for name in one.dropped}
+
+
+@pytest.mark.parametrize("name", HOSTILE_STEPS)
+def test_hostile_steps_do_not_reach_the_control_variate(name, small_job, scripted, exchange_with):
+    """Beside b, a hospital with such steps is one that sent nothing: half of the members' examples, without a word."""
+    job = small_job(method={**COUNTED, "name": "scaffold", "rounds": 3})
+    hostile = {"a": scripted(step=0.5, tamper=HOSTILE_STEPS[name]), "b": scripted(step=0.25, steps=2)}
+    found, dropped = control_of(job, hostile, exchange_with)
+    assert dropped == {"a"}
+    for number, control in enumerate(found, start=1):
+        # Of b: 0.25 in two steps of 0.5, half of it for its share, once more in each round.
+        for array in control.values():
+            np.testing.assert_allclose(array, -0.25 / 2 * number, rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 14])
+def test_a_huge_update_within_the_norm_moves_the_control_variate_no_further_than_the_norm_allows(
+    steps, small_job, scripted, exchange_with
+):
+    """|Δc_a| <= max_update_norm / (steps lr) + |c|, and c moves by the share of a, a half, of it; b never moves."""
+    bound, lr, rounds = 100.0, 0.5, 6
+    job = small_job(
+        method={**COUNTED, "name": "scaffold", "rounds": rounds, "lr": lr}, guard={"max_update_norm": bound}
+    )
+    turn = iter(range(rounds))
+
+    def norm_of(control):
+        return float(np.sqrt(sum((array**2).sum() for array in control.values())))
+
+    def huge(_kind, records):
+        """As far as is let through from where a round starts, one way and the other."""
+        start = hospital.requests[-1].arrays
+        count = sum(start[name].size for name in ("weight", "bias"))
+        step = np.float32((-1) ** next(turn) * 0.999 * bound / np.sqrt(count))
+        return arrays(lambda found: {**found, **{name: start[name] + step for name in ("weight", "bias")}})(
+            _kind, records
+        )
+
+    hospital = scripted(tamper=huge, steps=steps)
+    still = scripted(step=0.0, tamper=arrays(lambda found: {**found, **still_at(still)}))
+    found, dropped = control_of(job, {"a": hospital, "b": still}, exchange_with)
+    assert dropped == set()
+    before = {name: np.zeros_like(array) for name, array in found[0].items()}
+    for control in found:
+        change = norm_of({name: array - before[name] for name, array in control.items()})
+        # b did not move, so its change is -c.
+        allowed = (bound / (steps * lr) + norm_of(before)) / 2 + norm_of(before) / 2
+        assert 0 < change <= allowed * (1 + 1e-6)
+        before = control
+    # Nor does it add up: each change takes c away again.
+    assert max(map(norm_of, found)) <= bound / (steps * lr)
+
+
+def still_at(hospital):
+    return {name: hospital.requests[-1].arrays[name] for name in ("weight", "bias")}
+
+
+def test_an_update_beyond_the_norm_does_not_reach_the_control_variate(small_job, scripted, exchange_with):
+    job = small_job(method={**COUNTED, "name": "scaffold", "rounds": 2}, guard={"max_update_norm": 10.0})
+    found, dropped = control_of(job, {"a": scripted(step=50.0), "b": scripted(step=0.25)}, exchange_with)
+    assert dropped == {"a"}
+    assert all(abs(array).max() == 0.25 * number for number, one in enumerate(found, 1) for array in one.values())

@@ -113,10 +113,10 @@ def test_missing_classes_are_named(server_job, scripted, exchange_with):
 
 @pytest.mark.parametrize("method", ["fedavg", "fedadam", "fedavgm", "fedyogi", "scaffold", "fednova"])
 def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(method, server_job, scripted, exchange_with, tmp_path):
-    job = server_job(method={"name": method, "rounds": 6})
-    hospitals = {"alpha": scripted(step=0.3, control=0.5), "beta": scripted(step=-0.1, control=-0.25)}
-    rounds, resumed_rounds = [], []
-    whole = run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append]))
+    job = server_job(method={"name": method, "rounds": 6, "batch_size": 8})
+    hospitals = {"alpha": scripted(step=0.3, steps=7), "beta": scripted(step=-0.1, steps=2)}
+    rounds, resumed_rounds, states, later = [], [], [], []
+    whole = run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append], checkpoint=[states.append]))
     path = tmp_path / "last.safetensors"
 
     def crash(state):
@@ -126,10 +126,64 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(method, server_job, scr
 
     with pytest.raises(KeyboardInterrupt):
         run_job(job, exchange_with(hospitals), Hooks(checkpoint=[crash]))
-    resumed = run_job(job, exchange_with(hospitals), Hooks(judged=[resumed_rounds.append]), load_checkpoint(path))
+    hooks = Hooks(judged=[resumed_rounds.append], checkpoint=[later.append])
+    resumed = run_job(job, exchange_with(hospitals), hooks, load_checkpoint(path))
     assert resumed.model.head.weight.tobytes() == whole.model.head.weight.tobytes()
     assert resumed.best_round == whole.best_round
+    assert later[-1].model.head.weight.tobytes() == states[-1].model.head.weight.tobytes()
+    assert {name: array.tobytes() for name, array in later[-1].strategy.items()} == {
+        name: array.tobytes() for name, array in states[-1].strategy.items()
+    }
+    assert not any(one.dropped for one in [*rounds, *resumed_rounds])
     assert [one.validation for one in resumed_rounds] == [one.validation for one in rounds[2:]]
+
+
+def control_after(job, hospitals, exchange_with):
+    """The one number of each array of the server's control variate, after each round."""
+    states = []
+    run_job(job, exchange_with(hospitals), Hooks(checkpoint=[states.append]))
+    found = [{name: set(array.ravel().tolist()) for name, array in state.strategy.items()} for state in states]
+    assert all(len(numbers) == 1 for one in found for numbers in one.values())
+    return [{name: numbers.pop() for name, numbers in one.items()} for one in found]
+
+
+def test_scaffold_s_control_variate_is_derived_from_models_and_steps(server_job, scripted, exchange_with):
+    """50 examples each, steps of 0.5. alpha moves by 1 in one step, beta by -0.5 in four: gradients -2 and 0.25.
+
+    Their mean is -0.875. The hospitals' gradients stay the same, so each round adds that mean once more.
+    """
+    job = server_job(method={"name": "scaffold", "rounds": 2, "lr": 0.5, "batch_size": 8})
+    hospitals = {"alpha": scripted(step=1.0, steps=1), "beta": scripted(step=-0.5, steps=4)}
+    first, second = control_after(job, hospitals, exchange_with)
+    assert first == {"control.weight": -0.875, "control.bias": -0.875}
+    assert second == {"control.weight": -1.75, "control.bias": -1.75}
+    assert set(hospitals["alpha"].requests[2].arrays["control.bias"].tolist()) == {-0.875}
+
+
+def test_a_member_whose_answer_is_dropped_counts_in_the_mean_of_control_variates(server_job, scripted, exchange_with):
+    """The same, and beta's steps are impossible: alpha's gradient of -2 is one of two members'."""
+    job = server_job(method={"name": "scaffold", "rounds": 1, "lr": 0.5, "batch_size": 8})
+    hospitals = {"alpha": scripted(step=1.0, steps=1), "beta": scripted(step=-0.5, steps=8)}
+    [only] = control_after(job, hospitals, exchange_with)
+    assert only == {"control.weight": -1.0, "control.bias": -1.0}
+
+
+def test_a_tuning_fit_counts_images_and_the_control_variates_know_the_rates(server_job, scripted, exchange_with):
+    """Mirrored: two examples an image for the sums, but one in a fit. alpha alone: c is its gradient, 1 / lr of each part.
+
+    Round 2 of 2 by cosine: half the rate of the backbone. There 1 / lr is 4 more, of the head 2 more.
+    """
+    job = server_job(
+        modality="chest-xray",
+        features={"stages": "last", "mirror": True},
+        method={"name": "scaffold", "rounds": 2, "lr": 0.5, "batch_size": 50},
+        tune={"part": "last-blocks", "lr": 0.5},
+    )
+    assert job.examples_per_image == 2
+    hospitals = {"alpha": scripted(step=-1.0, tuned={"a": np.zeros(3, np.float32)})}
+    first, second = control_after(job, hospitals, exchange_with)
+    assert first == {"control.weight": 2.0, "control.bias": 2.0, "control.tuned.a": 2.0}
+    assert second == {"control.weight": 4.0, "control.bias": 4.0, "control.tuned.a": pytest.approx(6.0)}
 
 
 def test_a_checkpoint_of_another_job_is_refused(server_job, scripted, exchange_with, tmp_path):

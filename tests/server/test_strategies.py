@@ -31,7 +31,7 @@ def model(value):
 
 
 def drawn(rng, name, examples):
-    """An update of random numbers, with what scaffold and fednova want besides; a tuned array of the backbone too."""
+    """An update of random numbers, with the steps that scaffold and fednova want; a tuned array of the backbone too."""
     model = Model(
         Head(rng.normal(size=(2, 3)).astype(np.float32), rng.normal(size=2).astype(np.float32)),
         {
@@ -39,8 +39,7 @@ def drawn(rng, name, examples):
             "a": rng.normal(size=3).astype(np.float32),
         },
     )
-    control = {key: rng.normal(size=array.shape).astype(np.float32) for key, array in model.arrays().items()}
-    return Update(name, model, examples, control, float(rng.uniform(1, 9)))
+    return Update(name, model, examples, int(rng.integers(1, 9)))
 
 
 def bits(model):
@@ -58,11 +57,8 @@ def combined(method, updates, current=ZERO, rounds=1):
 
 
 def of(*values_and_examples):
-    """Updates of one value each; for scaffold with no change of the control variate, for fednova of one step."""
-    none = {name: np.zeros_like(array) for name, array in ZERO.arrays().items()}
-    return [
-        Update(f"h{i}", model(value), examples, none, 1.0) for i, (value, examples) in enumerate(values_and_examples)
-    ]
+    """Updates of one value each, all made in one step."""
+    return [Update(f"h{i}", model(value), examples) for i, (value, examples) in enumerate(values_and_examples)]
 
 
 def value(found):

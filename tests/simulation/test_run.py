@@ -71,7 +71,7 @@ def test_a_second_run_decodes_no_image_and_gives_the_same_head(run, phantoms, ca
     job, first = run
     second = simulate(job, phantoms, tmp_path / "two", cache_dir=cache_dir)
     assert second.summary["images"] == {"decoded": 0, "cached": 120, "unreadable": 0, "other_labels": 0}
-    assert second.head.weight.tobytes() == first.head.weight.tobytes()
+    assert second.model.head.weight.tobytes() == first.model.head.weight.tobytes()
     assert second.summary["metrics"] == first.summary["metrics"]
 
 
@@ -79,8 +79,8 @@ def test_the_order_of_the_hospitals_changes_no_bit(run, phantoms, cache_dir, tmp
     job, first = run
     backwards = dict(reversed(list(phantoms.items())))
     assert (
-        simulate(job, backwards, tmp_path / "two", cache_dir=cache_dir).head.weight.tobytes()
-        == first.head.weight.tobytes()
+        simulate(job, backwards, tmp_path / "two", cache_dir=cache_dir).model.head.weight.tobytes()
+        == first.model.head.weight.tobytes()
     )
 
 
@@ -100,8 +100,8 @@ def test_the_model_diagnoses_as_it_was_evaluated(run, phantoms, cache_dir):
 def test_ray_gives_the_same_head_and_leaves_nothing_running(run, phantoms, cache_dir, tmp_path):
     job, first = run
     result = simulate(job, phantoms, tmp_path / "ray", engine="ray", cache_dir=cache_dir)
-    np.testing.assert_allclose(result.head.weight, first.head.weight, atol=1e-6)
-    np.testing.assert_allclose(result.head.bias, first.head.bias, atol=1e-6)
+    np.testing.assert_allclose(result.model.head.weight, first.model.head.weight, atol=1e-6)
+    np.testing.assert_allclose(result.model.head.bias, first.model.head.bias, atol=1e-6)
     assert result.summary["metrics"]["hospitals"].keys() == first.summary["metrics"]["hospitals"].keys()
     log = (result.folder / "ray.log").read_text()
     port = log.split("http://127.0.0.1:")[1].split()[0]
@@ -196,7 +196,7 @@ simulate(job, {{k: Path(v) for k, v in { ({name: str(path) for name, path in pha
     assert done.returncode == -9, done.stderr.decode()
     assert not (out / "summary.json").exists()
     resumed = simulate(long, phantoms, out, cache_dir=cache_dir, resume=True)
-    assert resumed.head.weight.tobytes() == whole.head.weight.tobytes()
+    assert resumed.model.head.weight.tobytes() == whole.model.head.weight.tobytes()
     assert resumed.summary["resumed_after_round"] == 23
     lines = [json.loads(line) for line in (out / "rounds.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == list(range(1, 61))
