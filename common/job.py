@@ -142,13 +142,7 @@ def _fill_features(given: Any, method: Any, modality: Any) -> Any:
     closed = row is not None and not row.iterative
     closed = closed or (isinstance(method, dict) and method.get("warm_start") == "analytic")
     mirror = closed and isinstance(modality, str) and modality in MODALITIES and MODALITIES[modality].mirror
-    several = given.get("stages", "all" if closed else "last") != "last"
-    return {
-        "stages": "all" if closed else "last",
-        "pool": ["mean", "max"] if several else ["mean"],
-        "mirror": mirror,
-        **given,
-    }
+    return {"stages": "all" if closed else "last", "pool": ["mean"], "mirror": mirror, **given}
 
 
 class Evaluation(Section):

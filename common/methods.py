@@ -77,7 +77,7 @@ METHODS: Mapping[str, MethodRow] = MappingProxyType(
         "analytic": MethodRow(
             "one round of sums; the ridge head of all examples in closed form, whatever the split",
             "Fanì et al. 2024, arXiv 2406.01116, equation 4; He et al. 2024, arXiv 2405.16240",
-            {"rounds": 1, "class_weights": "choose", "ridge": list(RIDGE), "stage_subsets": True, "projection": None},
+            {"rounds": 1, "class_weights": "choose", "ridge": list(RIDGE), "stage_subsets": False, "projection": None},
             iterative=False,
         ),
         "fedavg": MethodRow(

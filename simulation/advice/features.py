@@ -41,25 +41,20 @@ def mirror(situation: Situation, _: Plan) -> Iterator[Recommendation]:
 
 
 def stages(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
-    """All stages, mean and maximum; the means alone where the sums get too wide; the last stage with few images."""
+    """The means of all stages; the last stage with few images."""
     n, last = situation.data.n, replace(plan, stages="last", pool=("mean",)).features
     best = best_measured(situation)
     if best:
         score = f"{situation.job.evaluation.select_by} {best.score:.3f} on validation patients"
-        yield from _taken(best.stages, ("mean", "max"), f"measured here: {score} with {plan.backbone}", source.HERE)
+        yield from _taken(best.stages, f"measured here: {score} with {plan.backbone}", source.HERE)
     elif n < FEW_IMAGES:
         reason = f"{n} training images against {last:,} features of the last stage alone; more would fit their noise"
-        yield from _taken("last", ("mean",), reason, source.RIDGE)
+        yield from _taken("last", reason, source.RIDGE)
     else:
-        both, means = (replace(plan, stages="all", pool=pool) for pool in (("mean", "max"), ("mean",)))
-        most = most_bytes(situation)
-        sizes = f"{shown_megabytes(sums_bytes(both.features, situation.job.num_classes))} of sums a hospital, once"
-        if sums_bytes(both.features, situation.job.num_classes) <= most:
-            reason = f"{both.features:,} features instead of {last:,} for {n:,} training images; {sizes}"
-            yield from _taken("all", ("mean", "max"), reason, source.MULTILEVEL)
-        else:
-            reason = f"{both.features:,} with the maxima would be {sizes}; the {means.features:,} means give nearly all of it"
-            yield from _taken("all", ("mean",), reason, source.MULTILEVEL)
+        means = replace(plan, stages="all", pool=("mean",)).features
+        size = f"{shown_megabytes(sums_bytes(means, situation.job.num_classes))} of sums a hospital, once"
+        reason = f"{means:,} features instead of {last:,} for {n:,} training images; {size}"
+        yield from _taken("all", reason, source.MULTILEVEL)
 
 
 def projection(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
@@ -73,7 +68,7 @@ def projection(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
         reason = (
             f"{shown_megabytes(now)} of sums a hospital are too many, and only the method analytic can project them"
         )
-        yield from _taken("last", ("mean",), f"{reason}; the last stage has {last:,} features", source.PROJECTION)
+        yield from _taken("last", f"{reason}; the last stage has {last:,} features", source.PROJECTION)
         return
     width = next((width for width in PROJECTIONS if sums_bytes(width, classes) <= most), PROJECTIONS[-1])
     if width >= plan.features:
@@ -95,8 +90,7 @@ def most_bytes(situation: Situation) -> float:
     return min(MOST_BYTES, mbit * 1e6 / 8 * NETWORK_S) if mbit else MOST_BYTES
 
 
-def _taken(stage: str, pool: tuple[str, ...], reason: str, where: str) -> Iterator[Recommendation]:
+def _taken(stage: str, reason: str, where: str) -> Iterator[Recommendation]:
     yield Recommendation("features.stages", stage, reason, where)
-    if stage == "last":
-        pool = ("mean",)
-    yield Recommendation("features.pool", pool, f"{' and '.join(pool)} over the positions of a stage", source.HEAD2TOE)
+    pooled = "the mean over the positions of a stage; the maxima as well are twice the width and four times the bytes"
+    yield Recommendation("features.pool", ("mean",), pooled, source.POOLING)

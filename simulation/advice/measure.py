@@ -71,7 +71,7 @@ def _closed_form(job: Job, choice: BackboneChoice) -> Job:
         **job.model_dump(mode="json", include={"name", "classes", "modality", "other_labels", "evaluation", "seed"}),
         "backbone": choice.model_dump(mode="json"),
         "image": {"size": size, "fit": job.image.fit},
-        "features": {"stages": "all", "pool": ["mean", "max"], "mirror": MODALITIES[job.modality].mirror},
+        "features": {"stages": "all", "pool": ["mean"], "mirror": MODALITIES[job.modality].mirror},
         "method": {"name": "analytic"},
     }
     return Job.model_validate(content)
