@@ -19,7 +19,7 @@ from common.ridge import Ridge
 from common.sums import Sums
 from common.wire import MAX_HEADS
 
-TEMPERATURES = tuple(float(2.0**exponent) for exponent in np.arange(-2.0, 5.01, 0.25))
+TEMPERATURES = tuple(float(2.0**exponent) for exponent in np.arange(-4.0, 4.01, 0.25))
 """Factors by which the logits are divided when the best head is calibrated."""
 
 
@@ -49,9 +49,9 @@ def candidates(job: Job, sums: Sums) -> list[Candidate]:
     for name, columns in subsets:
         ridge = Ridge(sums, columns)
         for strength in strengths:
-            error = ridge.error_left_out(strength, job.examples_per_image)
+            error = ridge.error_left_out(strength)
             for balanced in balancing:
-                head = ridge.logits(strength, balanced, job.examples_per_image)
+                head = ridge.logits(strength, balanced)
                 found.append(Candidate(name, strength, balanced, _unprojected(job, head), error))
     return found[:MAX_HEADS]
 

@@ -80,14 +80,16 @@ class Ridge:
         bias = share - centre @ weight
         return self._spread(weight, bias)
 
-    def logits(self, strength: float, balanced: bool = False, copies: int = 1) -> Head:
+    def logits(self, strength: float, balanced: bool = False) -> Head:
         """The ridge scores as a head: each class is taken as a Gaussian in the space of the scores, with one covariance.
 
         Means and covariance are those of examples left out, not of examples fitted: with mean leverage h an example that is
         left out has 1 / (1 - h) times the error. So the head is calibrated, nearly, from the sums alone. A class without
         examples has the mean of the others' logits and the odds of half an example: a probability of at most 0.5 / N.
 
-        copies: examples that one image makes (its views); they are left out together.
+        (Views of an image count as examples of their own: they would be left out together, but new images are scored by the
+        mean of theirs, and the two about cancel.)
+
         Source: Hastie, Buja and Tibshirani 1995, Annals of Statistics 23:73, penalised discriminant analysis; Golub, Heath
         and Wahba 1979, Technometrics 21:215, equation 1.5, for the mean leverage.
         """
@@ -99,7 +101,7 @@ class Ridge:
         inner = truth @ weight * self._scale
         fitted = inner @ self._offsets
         within = inner @ self._scatter @ inner.T - (fitted * self._weights(False)) @ fitted.T
-        kept = self._kept(strength, copies)
+        kept = self._kept(strength)
         constant = truth @ (scores.bias[self._present] + weight @ self._mean)
         means = truth - (truth - fitted - constant[:, None]) / kept
         directions = means.T @ np.linalg.pinv(within / self._n / kept**2, rcond=1e-10, hermitian=True)
@@ -110,7 +112,7 @@ class Ridge:
         full.bias[absent] = priors @ full.bias[self._present] + np.log(0.5 / self._n)
         return Head(full.weight.astype(np.float32), full.bias.astype(np.float32))
 
-    def error_left_out(self, strength: float, copies: int = 1) -> float:
+    def error_left_out(self, strength: float) -> float:
         """Mean squared error of the plain scores at an example left out, from the sums alone: what chooses without validation.
 
         Source: Golub, Heath and Wahba 1979, Technometrics 21:215, equation 1.5 (generalised cross-validation).
@@ -120,16 +122,12 @@ class Ridge:
         counts = self._weights(False)
         total = float(counts.sum() - (counts**2).sum() / self._n)
         residual = total - 2.0 * float((weight * right).sum()) + float((weight * (self._scatter @ weight)).sum())
-        return residual / self._n / self._kept(strength, copies) ** 2
+        return residual / self._n / self._kept(strength) ** 2
 
-    def _kept(self, strength: float, copies: int) -> float:
-        """1 - h, where h is the mean leverage of an image: how much of its own score it decides.
-
-        Views of one image are alike as long as leverage is low, and then decide together; nearly interpolated they are not.
-        """
+    def _kept(self, strength: float) -> float:
+        """1 - h, where h is the mean leverage of an example: how much of its own score it decides."""
         freedom = 1.0 + float((self._values / (self._values + strength * self._n)).sum())
-        leverage = min(freedom / self._n, 1.0 - _LEAST_KEPT)
-        return (1.0 - leverage) / (1.0 + (copies - 1) * leverage)
+        return max(1.0 - freedom / self._n, _LEAST_KEPT)
 
     def _weights(self, balanced: bool) -> Float64:
         """How many examples each present class counts as; N in all."""

@@ -143,15 +143,6 @@ def test_without_validation_the_least_error_left_out_decides_and_the_first_of_eq
     assert by_sums_alone(found[2:]) is found[2]
 
 
-def test_the_views_of_an_image_are_left_out_together() -> None:
-    views = job(views=3)
-    features, labels = drawn(112)
-    sums = Sums.of(features, labels, 2)
-    (first, *_), ridge = candidates(views, sums), Ridge(sums)
-    assert first.error == ridge.error_left_out(first.strength, 3) > ridge.error_left_out(first.strength)
-    assert np.array_equal(first.head.weight, ridge.logits(first.strength, copies=3).weight)
-
-
 def test_a_divided_head_has_divided_logits() -> None:
     head = Head(np.array([[2, -4]], np.float32), np.array([6], np.float32))
     half = divided(head, 2.0)

@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {
     "backbone": {"name": "resnet18", "weights": "IMAGENET1K_V1"},
 }
 DIGEST = "ab" * 32
-GOLDEN_ID = "a7b74852f10aa0fe09edeb90e394a7e3437b7433519f48fb942f52aab022ece3"
+GOLDEN_ID = "4bdccf1b9f853866512ff7b4a6d3c4b03b6cd477824c5792b80d391381224839"
 
 
 def job(**changes: Any) -> Job:
@@ -315,11 +315,11 @@ def stages(found: Job) -> list[str]:
 
 
 def test_the_closed_form_reads_all_stages_and_the_others_the_last() -> None:
-    """resnet18 has stages of 64, 128, 256 and 512 channels; each gives its mean and its maximum."""
+    """resnet18 has stages of 64, 128, 256 and 512 channels; each gives its mean."""
     several = job()
-    assert (several.features.stages, several.features.pool, several.features.mirror) == ("all", ["mean", "max"], False)
+    assert (several.features.stages, several.features.pool, several.features.mirror) == ("all", ["mean"], False)
     assert stages(several) == ["layer1.1", "layer2.1", "layer3.1", "output"]
-    assert several.num_features == 2 * (64 + 128 + 256 + 512)
+    assert several.num_features == 64 + 128 + 256 + 512
     last = job(method="fedavg")
     assert (last.features.stages, last.features.pool, last.features.mirror) == ("last", ["mean"], False)
     assert last.num_features == 512
@@ -330,10 +330,12 @@ def test_the_closed_form_reads_all_stages_and_the_others_the_last() -> None:
     ("method", "features", "pool", "width"),
     [
         ("analytic", {"stages": "last"}, ["mean"], 512),
-        ("analytic", {"pool": ["mean"]}, ["mean"], 960),
-        ("analytic", {"stages": ["layer1.1"]}, ["mean", "max"], 128),
-        ("analytic", {"stages": "layer1.1"}, ["mean", "max"], 128),
-        ("fedavg", {"stages": "all"}, ["mean", "max"], 1920),
+        ("analytic", {"pool": ["max"]}, ["max"], 960),
+        ("analytic", {"pool": ["mean", "max"]}, ["mean", "max"], 1920),
+        ("analytic", {"stages": ["layer1.1"]}, ["mean"], 64),
+        ("analytic", {"stages": "layer1.1"}, ["mean"], 64),
+        ("analytic", {"stages": "layer1.1", "pool": ["mean", "max"]}, ["mean", "max"], 128),
+        ("fedavg", {"stages": "all"}, ["mean"], 960),
         ("fedavg", {"stages": ["output", "layer1.1"], "pool": ["max"]}, ["max"], 576),
         ("fedavg", {"pool": ["max", "mean"]}, ["max", "mean"], 1024),
     ],
@@ -389,10 +391,10 @@ def test_batch_normalisation_of_its_own_leaves_no_common_network_to_compare_head
 
 
 def test_a_projection_mixes_the_stages() -> None:
-    assert problem(method={"projection": 4}) == (
+    assert problem(method={"projection": 4, "stage_subsets": True}) == (
         "method.projection mixes all stages: it goes with stage_subsets: false"
     )
-    assert job(method={"projection": 4, "stage_subsets": False}).method.projection == 4
+    assert job(method={"projection": 4}).method.projection == 4
 
 
 @pytest.mark.parametrize(
@@ -400,8 +402,10 @@ def test_a_projection_mixes_the_stages() -> None:
     [
         {"modality": "chest-xray"},
         {"features": {"stages": "last"}},
-        {"features": {"pool": ["mean"]}},
+        {"features": {"pool": ["mean", "max"]}},
         {"method": {"ridge": [0.1]}},
+        {"method": {"stage_subsets": True}},
+        {"method": {"projection": 4}},
         {"method": {"class_weights": "none"}},
         {"evaluation": {"cross_site": True}},
         {"personalisation": {}},

@@ -53,7 +53,7 @@ def test_the_defaults_of_the_section_are_those_of_the_table() -> None:
 def test_the_defaults_of_the_closed_form_by_hand() -> None:
     method = Method()
     assert method.ridge == list(RIDGE) == [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
-    assert (method.rounds, method.class_weights, method.stage_subsets, method.projection) == (1, "choose", True, None)
+    assert (method.rounds, method.class_weights, method.stage_subsets, method.projection) == (1, "choose", False, None)
     assert (method.local_epochs, method.lr, method.momentum, method.patience, method.warm_start) == (None,) * 5
 
 
