@@ -1,6 +1,6 @@
 """Does tuning the last blocks from the closed-form head beat the closed-form head, and at what price?
 
-    python benchmarks/deeper_tuning.py SHARED --seeds 3 --lr 0.0003 0.001 0.003 --blocks 2
+    python benchmarks/deeper_tuning.py SHARED --seeds 3 --lr 0.001 0.003
 
 SHARED holds data/chest_xray and weights/. The job is configs/chest_xray_tuned.yaml with other seeds. For each run the closed-form
 start (round 0) and the best round by validation AUROC; test figures are those of the model kept. `--part full` tunes everything.
@@ -29,9 +29,9 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--first-seed", type=int, default=3)
     arguments.add_argument("--lr", type=float, nargs="+", default=[1e-3])
-    arguments.add_argument("--head-lr", type=float, default=0.002)
-    arguments.add_argument("--blocks", type=int, nargs="+", default=[2])
-    arguments.add_argument("--views", type=int, default=1)
+    arguments.add_argument("--head-lr", type=float, default=1e-4)
+    arguments.add_argument("--blocks", type=int, nargs="+", default=[4])
+    arguments.add_argument("--views", type=int, default=4)
     arguments.add_argument("--rounds", type=int, default=6)
     arguments.add_argument("--part", default="last-blocks")
     arguments.add_argument("--batch-norm", default="frozen")

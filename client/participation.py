@@ -53,7 +53,7 @@ class Participation:
         job, method, deep = self._job, self._job.method, self.prepared.deep
         seed = seed_of(job.seed, number, self._hospital)
         scaffold = method.name == "scaffold"
-        own_control = self._state.load(CONTROL_STATE, number - 1) if scaffold else {}
+        own_control = self._state.load_latest(CONTROL_STATE, number - 1) if scaffold else {}
         drift = correction(server_control, own_control) if scaffold else None
         examples = self.prepared.parts["train"]
         if deep is None:

@@ -15,6 +15,7 @@ from common.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+LearningRate = Annotated[float, Field(ge=1e-9, le=1e3)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 LOCAL_TRAINING: Mapping[str, object] = MappingProxyType(
@@ -170,7 +171,7 @@ class Method(Section):
     name: str = DEFAULT
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
     local_epochs: Annotated[int, Field(ge=1, le=1000)] | None = None
-    lr: Positive | None = None
+    lr: LearningRate | None = None
     batch_size: Count | None = None
     optimizer: Literal["sgd", "adam"] | None = None
     momentum: Fraction | None = None
@@ -182,7 +183,7 @@ class Method(Section):
     stage_subsets: bool | None = None
     projection: Annotated[int, Field(ge=2, le=65_536)] | None = None
     proximal_mu: Annotated[float, Field(ge=0.0)] | None = None
-    server_lr: Positive | None = None
+    server_lr: LearningRate | None = None
     server_momentum: Fraction | None = None
     beta_1: Fraction | None = None
     beta_2: Fraction | None = None

@@ -7,16 +7,16 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from common.config_file import Section
-from common.methods import Count, Positive
+from common.methods import Count, LearningRate
 
 Part = Literal["head", "last-blocks", "full"]
 PARTS_TUNED: tuple[Part, ...] = get_args(Part)
 
 _OPTIONS: Mapping[str, object] = MappingProxyType(
-    {"lr": 1e-3, "schedule": "cosine", "views": 8, "accumulate": 1, "batch_norm": "frozen"}
+    {"lr": 1e-3, "schedule": "cosine", "views": 4, "accumulate": 1, "batch_norm": "frozen"}
 )
 OPTIONS: Mapping[str, Mapping[str, object]] = MappingProxyType(
-    {"head": {}, "last-blocks": {"blocks": 2, **_OPTIONS}, "full": dict(_OPTIONS)}
+    {"head": {}, "last-blocks": {"blocks": 4, **_OPTIONS}, "full": dict(_OPTIONS)}
 )
 """The options each part takes, with their defaults."""
 
@@ -33,7 +33,7 @@ class Tune(Section):
 
     part: Part = "head"
     blocks: Annotated[int, Field(ge=1, le=100)] | None = None
-    lr: Positive | None = None
+    lr: LearningRate | None = None
     schedule: Literal["constant", "cosine"] | None = None
     views: Annotated[int, Field(ge=1, le=1000)] | None = None
     accumulate: Count | None = None

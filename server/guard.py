@@ -146,9 +146,9 @@ def _fit_problem(packed: Packed, expected: Expected) -> str | None:
     if problem:
         return problem
     if "steps" in packed.fields:
-        most = _most_steps(packed, expected)
-        if not 1 <= int(packed.fields["steps"]) <= most:
-            return f"field 'steps': expected 1 to {most}, got one outside"
+        least, most = _steps(packed, expected)
+        if not least <= int(packed.fields["steps"]) <= most:
+            return f"field 'steps': expected {least} to {most}, got one outside"
     if expected.start is not None:
         bound = expected.job.guard.max_update_norm
         arrays = {name: array.astype(np.float32) for name, array in packed.arrays.items()}
@@ -158,14 +158,18 @@ def _fit_problem(packed: Packed, expected: Expected) -> str | None:
     return _evaluate_problem(packed, expected)
 
 
-def _most_steps(packed: Packed, expected: Expected) -> int:
-    """Steps that a round of local training makes at most."""
-    local = expected.job.method.local
-    return local.epochs * -(-int(packed.fields["examples"]) // local.batch_size)
+def _steps(packed: Packed, expected: Expected) -> tuple[int, int]:
+    """Steps that a round of local training makes, at least and at most: a last small batch may join the one before."""
+    job = expected.job
+    batch, examples = job.method.local.batch_size * (job.tune.accumulate or 1), int(packed.fields["examples"])
+    return job.method.local.epochs * max(1, examples // batch), job.method.local.epochs * -(-examples // batch)
 
 
 def _examples_problem(packed: Packed, expected: Expected) -> str | None:
-    declared = expected.described.examples if expected.described else 0
+    told = expected.described
+    declared = told.examples if told else 0
+    if told and expected.kind == "fit" and expected.job.tune.deep:
+        declared = int(told.images[PARTS.index("train")].sum())
     examples = int(packed.fields["examples"])
     return None if 0 < examples <= declared else f"{examples} examples; it declared {declared}"
 

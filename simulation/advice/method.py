@@ -9,7 +9,7 @@ from simulation.advice import sources as source
 from simulation.advice.recommendation import Plan, Recommendation
 from simulation.advice.situation import UNLIKE_LABELS, UNLIKE_SIZES, Situation
 from simulation.advice.speed import epoch_seconds, shown_megabytes, shown_seconds
-from simulation.advice.tuning import DEEP_ROUNDS
+from simulation.advice.tuning import DEEP_ROUNDS, HEAD_LR
 
 STRONG_RIDGE = (0.1, 0.3, 1.0, 3.0)
 ONE_RIDGE = (1.0,)
@@ -51,6 +51,10 @@ def settings(situation: Situation, plan: Plan) -> Iterator[Recommendation]:
         epoch = shown_seconds(epoch_seconds(situation, plan.backbone, plan.size_px))
         each = f"from that start few rounds are needed; each takes the slowest hospital about {epoch}"
         yield Recommendation("method.rounds", DEEP_ROUNDS, each, source.LINEAR_FIRST)
+        follows = (
+            "the head begins at its optimum: it should follow the blocks, not run ahead and fit the training images"
+        )
+        yield Recommendation("method.lr", HEAD_LR, follows, source.DEEP_GAIN)
         return
     n, validation = situation.data.n, situation.data.patients("validation")
     if validation < FEW_FOR_CHOICE:

@@ -24,8 +24,10 @@ MULTILEVEL = (
     "with all"
 )
 POOLING = "measured on chest X-rays (benchmarks/feature_choices.py, 5 seeds): AUROC 0.965 with the means, and with both"
+DEEP_GAIN = "measured on chest X-rays (benchmarks/deeper_tuning.py): with lr 0.0001 for the head the last blocks gain, with 0.002 not"
 DEEP_COST = (
-    "measured on brain MRI: all weights trained need fifty times the time of the multi-level head for AUROC 0.982"
+    "measured on chest X-rays (benchmarks/deeper_tuning.py): six rounds over the last four blocks take 25 times the time of the "
+    "closed-form head on two cores, for 0.004 more validation AUROC"
 )
 HERE = "measured here"
 STATED = "stated in the inventory"

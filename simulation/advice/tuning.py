@@ -19,6 +19,9 @@ BATCH_NORM_FROM = 200
 """Training images of a hospital from which its batch normalisations have statistics of their own."""
 
 DEEP_ROUNDS = 6
+BLOCKS = 4
+HEAD_LR = 1e-4
+"""Of the head while blocks are tuned: it has its optimum already, and should follow them."""
 NO_BATCH_NORM = ("vgg16", "squeezenet1_0", "squeezenet1_1", "convnext_tiny", "vit_b_16", "swin_t")
 
 
@@ -72,7 +75,7 @@ def _deep(situation: Situation, plan: Plan, why: str, takes: str) -> Iterator[Re
     yield Recommendation("tune.part", part, f"{why}{size}; {takes}; {sent}", source.LINEAR_FIRST)
     if not whole:
         yield Recommendation(
-            "tune.blocks", 2, "the layers nearest to the head are the ones made for ImageNet", source.TRANSFER
+            "tune.blocks", BLOCKS, "the layers nearest to the head are the ones made for ImageNet", source.TRANSFER
         )
     allowed = f"hospitals allow the head only by default: each must write {part} into its own file"
     yield Recommendation("policy.allow_tuning", None, allowed, "client/hospital_file.py", "note")

@@ -19,7 +19,7 @@ Content = Mapping[str, Any]
 
 SCRATCH_ROUNDS = 3
 _RANDOM = {"name": "random", "seed": 0}
-_DEEP_METHOD = {"name": "fedavg", "warm_start": "analytic", "rounds": 6, "optimizer": "adam", "lr": 1e-4}
+_DEEP_METHOD = {"name": "fedavg", "warm_start": "analytic", "rounds": 6, "lr": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _last_stage(content: Content, scratch_rounds: int) -> Content:
 
 def _tuned(tune: Content, content: Content, _scratch_rounds: int) -> Content:
     kept = {key: value for key, value in content.items() if key != "features"}
-    return {**kept, "tune": {"lr": 1e-4, **tune}, "method": _DEEP_METHOD}
+    return {**kept, "tune": tune, "method": _DEEP_METHOD}
 
 
 def _random_backbone(content: Content, _scratch_rounds: int) -> Content:
