@@ -36,7 +36,7 @@ from common.model import TUNED, Model
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-_OF_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+OF_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,26 @@ class DeepTrained:
 
 
 def cut_of(job: Job, backbone: Backbone) -> int:
-    """The first block that a job tunes; the number of blocks if it tunes the head alone."""
-    return 0 if job.tune.part == "full" else backbone.cut_before(job.tune.blocks or 0)
+    """The first block that a job tunes; the number of blocks if it tunes the head alone.
+
+    Raises:
+        ConfigError: last-blocks are all blocks, or none of the features is read after the cut.
+    """
+    if job.tune.part == "full":
+        return 0
+    cut = backbone.cut_before(job.tune.blocks or 0)
+    if cut == 0:
+        most = len(backbone.tunable_blocks) - 1
+        raise ConfigError(
+            f"tune.blocks: {job.backbone.name} has {most + 1} blocks with weights, so expected at most {most} last ones, got "
+            f"{job.tune.blocks}; to tune everything write tune: full"
+        )
+    if job.tune.deep and all(backbone.blocks.index(block.stage) < cut for block in job.feature_blocks):
+        raise ConfigError(
+            f"tune.blocks: the last {job.tune.blocks} blocks come after every stage in features.stages, so the head would never "
+            "see what they learn; take a later stage or more blocks"
+        )
+    return cut
 
 
 def pretrained(job: Job, backbone: Backbone) -> dict[str, Float32]:
@@ -205,7 +223,7 @@ class DeepTraining:
 
     def _own_batch_norm(self) -> dict[str, Float32]:
         return {
-            f"{name}.{one}": _array(getattr(norm, one)) for name, norm in self._norms.items() for one in _OF_BATCH_NORM
+            f"{name}.{one}": _array(getattr(norm, one)) for name, norm in self._norms.items() for one in OF_BATCH_NORM
         }
 
     def _begin(

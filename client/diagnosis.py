@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from client.deep import installed
+from client.backbone import Backbone
+from client.deep import OF_BATCH_NORM, cut_of, installed
 from client.device import choose_device
 from client.features import Extractor, Pixels, columns_of, fingerprint_of
 from client.images import load_image, to_input
-from client.local_state import load_arrays
+from client.local_state import Kept, load_kept
 from client.weights import load_backbone
 from common.artifact import Manifest, load_model
 from common.errors import ArtifactError, DataError
 from common.head import Float32, Head
-from common.model import Model
+from common.model import Model, digest_of_arrays
 
 REFER = "refer to a radiologist"
 _IMAGES_AT_ONCE = 256
@@ -42,7 +43,7 @@ class Diagnosis:
 class Diagnostician:
     """A model file with its backbone, ready for images.
 
-    personal: this hospital's personalised head of the same job (`personal-00000.safetensors` in its cache folder), in place
+    personal: this hospital's personalised head of the same job (`personal-*.safetensors` in its cache folder), in place
     of the global one. batch_norm: its own batch normalisation, without which a model with `tune.batch_norm: local` is none.
 
     Raises:
@@ -62,14 +63,9 @@ class Diagnostician:
         self.manifest: Manifest
         self.model, self.manifest = load_model(model)
         job = self.manifest.job
-        if personal is not None:
-            self.model = _personalised(self.model, personal)
-        if job.tune.local_batch_norm and batch_norm is None:
-            raise ArtifactError(
-                f"{model} was trained with tune.batch_norm: local, so each hospital has its own batch normalisation; give "
-                "this hospital's (--batch-norm, a file batch-norm-*.safetensors in the folder of its cache)"
-            )
-        self._batch_norm = load_arrays(batch_norm) if batch_norm is not None else {}
+        kept = load_kept(personal) if personal is not None else None
+        if kept is not None:
+            self.model = _personalised(self.model, self.manifest, kept, personal)
         backbone = load_backbone(job.backbone.name, job.backbone.weights, weights_dir)
         found = fingerprint_of(job, backbone.digest)
         if found != self.manifest.fingerprint:
@@ -80,6 +76,7 @@ class Diagnostician:
             )
         self._extractor = Extractor(backbone, choose_device(device), job.size_px)
         self._columns = columns_of(job)
+        self._batch_norm = _batch_norm(self.manifest, backbone, model, batch_norm)
 
     def diagnose(self, images: Sequence[Path], threshold: float) -> list[Diagnosis]:
         """One diagnosis per image, in order. `threshold` in [0, 1]: under it the label is `REFER`."""
@@ -111,17 +108,36 @@ class Diagnostician:
         return np.asarray(np.mean(found, axis=0), np.float32)
 
 
-def _personalised(model: Model, path: Path) -> Model:
-    arrays = load_arrays(path)
-    if {name: array.shape for name, array in arrays.items()} != {
-        "weight": model.head.weight.shape,
-        "bias": model.head.bias.shape,
-    }:
+def _personalised(model: Model, manifest: Manifest, kept: Kept, path: Path | None) -> Model:
+    if kept.job_id != manifest.job_id or kept.model != digest_of_arrays(model.arrays()):
         raise ArtifactError(
-            f"{path} is no personalised head of this model: expected weight {model.head.weight.shape} and bias "
-            f"{model.head.bias.shape}"
+            f"{path} is no personalised head of this model: expected one of job {manifest.job_id[:16]} made from this model, "
+            f"got one of job {kept.job_id[:16]}; leave --personal out, or give the file that belongs to the model"
         )
-    return Model(Head(arrays["weight"], arrays["bias"]), model.tuned)
+    return Model(Head(kept.arrays["weight"], kept.arrays["bias"]), model.tuned)
+
+
+def _batch_norm(manifest: Manifest, backbone: Backbone, model: Path, path: Path | None) -> Mapping[str, Float32]:
+    """This hospital's own batch normalisation, of the model's job and of its round or, if it missed that, the last before."""
+    job = manifest.job
+    if not job.tune.local_batch_norm:
+        if path is not None:
+            raise ArtifactError(f"{model} has no batch normalisation of a hospital's own; leave --batch-norm out")
+        return {}
+    wanted = "batch-norm-*.safetensors in the folder state-* of its cache"
+    if path is None:
+        raise ArtifactError(
+            f"{model} was trained with tune.batch_norm: local, so each hospital has its own batch normalisation; give this "
+            f"hospital's with --batch-norm ({wanted})"
+        )
+    kept = load_kept(path)
+    names = {f"{norm}.{one}" for norm in backbone.batch_norms_from(cut_of(job, backbone)) for one in OF_BATCH_NORM}
+    if kept.job_id != manifest.job_id or kept.number > manifest.rounds or kept.arrays.keys() != names:
+        raise ArtifactError(
+            f"{path} does not belong to this model: expected {len(names)} arrays of job {manifest.job_id[:16]} from round "
+            f"{manifest.rounds} or the last before it, got {len(kept.arrays)} of job {kept.job_id[:16]}, round {kept.number}"
+        )
+    return kept.arrays
 
 
 def _diagnosis(image: Path, probabilities: Mapping[str, float], threshold: float) -> Diagnosis:

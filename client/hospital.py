@@ -25,7 +25,8 @@ from common.job import Job, job_from_json
 from common.messages import pack_counts, unpack_below, unpack_heads, unpack_model, unpack_standardisation
 from common.model import TUNED, Model
 from common.wire import (
-    CONTROL,
+    ASKED_BY,
+    CORRECTION,
     EVALUATED_PARTS,
     MAX_HEADS,
     REFUSAL,
@@ -103,6 +104,8 @@ class Hospital:
             raise Refusal(RefusalCode.BAD_REQUEST, "the request is of no known kind or carries no job")
         job = _job(text)
         require_allowed(self._file.policy, job)
+        if not ASKED_BY[kind](job):
+            raise Refusal(RefusalCode.BAD_REQUEST, f"job '{job.name}' does not ask for {kind}")
         tuned = shapes_tuned(job, self._file) if job.tune.deep else {}
         # The number of heads is what it is, but neither 0 nor above the limit: then no shape fits.
         shape = np.shape(request.arrays.get("weight", ()))
@@ -110,6 +113,11 @@ class Hospital:
         problem = problem_with(request, request_schema(kind, job, tuned), dimensions(job, heads))
         if problem:
             raise Refusal(RefusalCode.BAD_REQUEST, f"the request departs from the contract: {problem}")
+        number = int(request.fields.get("round", 0))
+        if number > job.method.rounds or (kind == "fit" and number < 1):
+            raise Refusal(
+                RefusalCode.BAD_REQUEST, f"job '{job.name}' has {job.method.rounds} rounds, this is about {number}"
+            )
         return job, tuned
 
     def _taking_part(self, kind: str, job: Job, request: Packed) -> Participation:
@@ -137,10 +145,10 @@ class Hospital:
     def _fit(self, part: Participation, request: Packed) -> Packed:
         start, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
         number = int(request.fields["round"])
-        controls = unpack_below(CONTROL, request.arrays)
+        correction = unpack_below(CORRECTION, request.arrays)
         # Counted first: a fit may change what the hospital keeps of the round before.
         counts = part.count([start.head], start.tuned, standardisation, "validation", number - 1)
-        fitted = part.fit(start, standardisation, number, controls)
+        fitted = part.fit(start, standardisation, number, correction)
         arrays = {**fitted.model.arrays(), **pack_counts(counts)}
         fields: dict[str, Field] = {
             **_identity(part),
@@ -162,8 +170,6 @@ class Hospital:
         return Packed(Model(head).arrays(), {**_identity(part), "examples": part.prepared.description.examples})
 
     def _personalise(self, part: Participation, request: Packed) -> Packed:
-        if part.prepared.job.personalisation is None:
-            raise Refusal(RefusalCode.BAD_REQUEST, "the job has no personalisation")
         which, number = _evaluated(request), int(request.fields["round"])
         model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
         counts = part.personal(model, standardisation, which, number)

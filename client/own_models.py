@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from client.statistics import sums_of
 from client.training import Examples, train_head
-from common.candidates import TEMPERATURES, by_sums_alone, candidates, divided, improves
+from common.candidates import TEMPERATURES, best_temperature, by_sums_alone, candidates, divided, improves
 from common.head import Head
 from common.job import Job, Personalisation
 from common.methods import LocalTraining
@@ -39,7 +39,7 @@ def own_head(job: Job, parts: Mapping[str, Examples]) -> Head:
         if improves(metrics, best_metrics, job.evaluation.select_by):
             best, best_metrics = head, metrics
     tempered = [divided(best, temperature) for temperature in TEMPERATURES]
-    return min(tempered, key=lambda head: _metrics(head, validation).log_loss or 0.0)
+    return tempered[best_temperature([_metrics(head, validation) for head in tempered])]
 
 
 def personal_head(start: Head, train: Examples, how: Personalisation, seed: int) -> Head:

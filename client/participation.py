@@ -13,13 +13,12 @@ from client.own_models import count_head, own_head, personal_head
 from client.preparation import Prepared
 from client.statistics import sums_of
 from client.training import Examples, seed_of, train_head
-from common.drift import control_change, correction, learning_rates
 from common.head import Float32, Head, Standardisation
 from common.metrics import ClassificationCounts
-from common.model import Model
+from common.model import Model, digest_of_arrays
 from common.sums import Sums
 
-CONTROL_STATE, BATCH_NORM_STATE, PERSONAL_STATE = "control", "batch-norm", "personal"
+BATCH_NORM_STATE, PERSONAL_STATE = "batch-norm", "personal"
 
 
 @dataclass(frozen=True)
@@ -40,37 +39,29 @@ class Participation:
         self._job, self._state, self._hospital = prepared.job, state, hospital
         self._standardised: tuple[bytes, Mapping[str, Examples]] | None = None
         self._own: tuple[bytes, Head] | None = None
-        self._personal: tuple[bytes, Head] | None = None
+        self._personal: tuple[str, Head] | None = None
 
     def sums(self, standardisation: Standardisation) -> Sums:
         """Of the training examples."""
         return sums_of(self._parts(standardisation)["train"], self._job)
 
     def fit(
-        self, start: Model, standardisation: Standardisation, number: int, server_control: Mapping[str, Float32]
+        self, start: Model, standardisation: Standardisation, number: int, correction: Mapping[str, Float32]
     ) -> Fitted:
-        """Round `number` of local training from the model that was sent."""
+        """Round `number` of local training from the model that was sent; correction: added to its gradients (scaffold)."""
         job, method, deep = self._job, self._job.method, self.prepared.deep
         seed = seed_of(job.seed, number, self._hospital)
-        scaffold = method.name == "scaffold"
-        own_control = self._state.load_latest(CONTROL_STATE, number - 1) if scaffold else {}
-        drift = correction(server_control, own_control) if scaffold else None
         examples = self.prepared.parts["train"]
         if deep is None:
-            trained = train_head(start.head, self._parts(standardisation)["train"], method.local, seed, drift)
+            trained = train_head(start.head, self._parts(standardisation)["train"], method.local, seed, correction)
             model, loss_sum, steps, size = Model(trained.head), trained.loss_sum, trained.steps, len(examples)
         else:
             before = self._batch_norm(number - 1)
-            tuned = deep.fit(start, standardisation, seed, number, before, drift)
+            tuned = deep.fit(start, standardisation, seed, number, before, correction)
             model, loss_sum, steps = tuned.model, tuned.loss_sum, tuned.steps
             size = len(self.prepared.records.of("train"))
             if job.tune.local_batch_norm:
-                self._state.save(BATCH_NORM_STATE, number, tuned.batch_norm, keep_all=True)
-        if scaffold:
-            lr_of = learning_rates(job, number)
-            change = control_change(start.arrays(), model.arrays(), server_control, steps, lr_of)
-            kept = {name: own_control.get(name, np.float32(0.0)) + one for name, one in change.items()}
-            self._state.save(CONTROL_STATE, number, kept)
+                self._state.save(BATCH_NORM_STATE, number, tuned.batch_norm)
         return Fitted(model, loss_sum, size, steps)
 
     def count(
@@ -92,14 +83,15 @@ class Participation:
     ) -> list[ClassificationCounts]:
         """Counts on one part of the global, the personalised and the own head; the personalised head is kept here."""
         how = self._job.personalisation
-        key = b"".join(array.tobytes() for array in model.arrays().values())
         if how is None:
             return []
+        # As it will be in the model file, so that the personalised head can be held to it.
+        key = digest_of_arrays(Model(standardisation.fold(model.head), model.tuned).arrays())
         if self._personal is None or self._personal[0] != key:
             train = self._tuned_examples(model.tuned, standardisation, "train", number)
             head = personal_head(model.head, train, how, seed_of(self._job.seed, 0, self._hospital))
             folded = standardisation.fold(head)
-            self._state.save(PERSONAL_STATE, 0, Model(folded).arrays())
+            self._state.save(PERSONAL_STATE, number, Model(folded).arrays(), key)
             self._personal = (key, head)
         counts = self.count([model.head, self._personal[1]], model.tuned, standardisation, part, number)
         return [*counts, count_head(self.own(standardisation), self._parts(standardisation)[part])]

@@ -3,6 +3,7 @@
 Letters: C classes, D features.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from common.wire import MAX_HEADS
 
 TEMPERATURES = tuple(float(2.0**exponent) for exponent in np.arange(-4.0, 4.01, 0.25))
 """Factors by which the logits are divided when the best head is calibrated."""
+
+_TEMPERATURE_COST = 2.0
 
 
 @dataclass(frozen=True)
@@ -100,3 +103,17 @@ def improves(candidate: Metrics | None, incumbent: Metrics | None, select_by: st
 def divided(head: Head, temperature: float) -> Head:
     """The head whose logits are those of `head` divided by a temperature."""
     return Head((head.weight / temperature).astype(np.float32), (head.bias / temperature).astype(np.float32))
+
+
+def best_temperature(metrics: Sequence[Metrics]) -> int:
+    """Which of `TEMPERATURES` fits validation patients best, from the metrics with each; few patients move it little from 1.
+
+    The head is nearly calibrated by the sums, so a temperature costs: twice the square of its binary logarithm, in nats of
+    log loss over all patients.
+    Source: Guo et al. 2017, arXiv 1706.04599, section 4.2; the cost is a normal prior on the logarithm.
+    """
+    costs = [
+        (one.log_loss or 0.0) * one.n + _TEMPERATURE_COST * math.log2(temperature) ** 2
+        for one, temperature in zip(metrics, TEMPERATURES, strict=True)
+    ]
+    return costs.index(min(costs))

@@ -1,6 +1,7 @@
 """What both sides compute in the methods for unlike hospitals: SCAFFOLD's control variates and FedNova's weight of steps.
 
-A hospital sends its model and how many steps it made; the coordinator derives the rest, so nothing about it can be claimed.
+A hospital sends its model and how many steps it made; the coordinator derives the rest and keeps it, so nothing about it can be
+claimed, and an answer that was dropped has changed nothing.
 Arrays go by the names of `Model.arrays`: weight, bias, tuned.<name>; all float32.
 """
 
@@ -34,23 +35,16 @@ def learning_rates(job: Job, server_round: int) -> Callable[[str], float]:
     return lambda name: backbone if name.startswith(TUNED) else head
 
 
-def correction(server: Arrays, own: Arrays) -> dict[str, Float32]:
-    """C - c_k, added to every gradient; a hospital that has no c_k yet has zeros.
-
-    Source: Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, line 10.
-    """
-    return {name: array - own[name] if name in own else array for name, array in server.items()}
-
-
-def control_change(
-    before: Arrays, after: Arrays, server: Arrays, steps: int, lr_of: Callable[[str], float]
+def own_control(
+    before: Arrays, after: Arrays, correction: Arrays, steps: int, lr_of: Callable[[str], float]
 ) -> dict[str, Float32]:
-    """Δc_k = (x - y_k) / (steps lr) - c, where the training went from x to y_k; lr_of: learning rate of an array.
+    """c_k after a round: the mean gradient on the way from x to y_k, (x - y_k) / (steps lr) - (c - c_k).
 
-    Source: Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, line 12, option II.
+    correction: c - c_k, which was added to every gradient. lr_of: learning rate of an array.
+    Source: Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, lines 10 and 12, option II.
     """
     return {
-        name: ((array - after[name]) / np.float32(steps * lr_of(name)) - server[name]).astype(np.float32)
+        name: ((array - after[name]) / np.float32(steps * lr_of(name)) - correction[name]).astype(np.float32)
         for name, array in before.items()
     }
 

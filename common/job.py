@@ -279,6 +279,10 @@ class Job(Section):
                 "evaluation.cross_site: with tune.batch_norm: local every hospital has a network of its own, so no head of "
                 "another hospital can be judged there"
             )
+        if self.method.projection is not None and self.method.projection >= self.num_features:
+            raise ValueError(
+                f"method.projection: expected fewer than the {self.num_features} features, got {self.method.projection}"
+            )
         if self.method.projection is not None and self.method.stage_subsets:
             raise ValueError("method.projection mixes all stages: it goes with stage_subsets: false")
         return self

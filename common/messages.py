@@ -117,7 +117,7 @@ def unpack_model(arrays: Mapping[str, AnyArray]) -> Model:
 
 
 def unpack_below(prefix: str, arrays: Mapping[str, AnyArray]) -> dict[str, Float32]:
-    """The arrays whose names begin with a prefix (`TUNED`, `CONTROL`), by what comes after it."""
+    """The arrays whose names begin with a prefix (`TUNED`, `CORRECTION`), by what comes after it."""
     return {
         name.removeprefix(prefix): array.astype(np.float32) for name, array in arrays.items() if name.startswith(prefix)
     }

@@ -13,31 +13,30 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class ModalityRow:
-    """mirror: left and right may be exchanged. upside_down: so may top and bottom. why: the reason, for people."""
+    """mirror: left and right may be exchanged. why: the reason, for people."""
 
     mirror: bool
-    upside_down: bool
     why: str
 
 
 MODALITIES: Mapping[str, ModalityRow] = MappingProxyType(
     {
         "chest-xray": ModalityRow(
-            True, False, "lung findings lie on either side; for a reversed heart (situs inversus) set mirror: false"
+            True, "lung findings lie on either side; for a reversed heart (situs inversus) set mirror: false"
         ),
-        "bone-xray": ModalityRow(True, False, "limbs come in mirrored pairs"),
-        "mammography": ModalityRow(True, False, "the two breasts mirror each other"),
-        "brain-mri": ModalityRow(True, False, "the hemispheres mirror each other"),
-        "brain-ct": ModalityRow(True, False, "the hemispheres mirror each other"),
-        "chest-ct": ModalityRow(True, False, "lung findings lie on either side"),
-        "abdominal-ct": ModalityRow(False, False, "liver, spleen and stomach each have their side"),
-        "abdominal-mri": ModalityRow(False, False, "liver, spleen and stomach each have their side"),
-        "ultrasound": ModalityRow(True, False, "the probe may be held either way round, never from below"),
-        "fundus": ModalityRow(True, False, "the two eyes mirror each other"),
-        "oct": ModalityRow(True, False, "the two eyes mirror each other; the layers have an order from above"),
-        "dermoscopy": ModalityRow(True, True, "skin has no direction"),
-        "histology": ModalityRow(True, True, "a slide has no direction"),
-        "ecg": ModalityRow(False, False, "time runs from left to right"),
-        OTHER: ModalityRow(False, False, "nothing is known of the images; name the modality to allow mirrored views"),
+        "bone-xray": ModalityRow(True, "limbs come in mirrored pairs"),
+        "mammography": ModalityRow(True, "the two breasts mirror each other"),
+        "brain-mri": ModalityRow(True, "the hemispheres mirror each other"),
+        "brain-ct": ModalityRow(True, "the hemispheres mirror each other"),
+        "chest-ct": ModalityRow(True, "lung findings lie on either side"),
+        "abdominal-ct": ModalityRow(False, "liver, spleen and stomach each have their side"),
+        "abdominal-mri": ModalityRow(False, "liver, spleen and stomach each have their side"),
+        "ultrasound": ModalityRow(True, "the probe may be held either way round, never from below"),
+        "fundus": ModalityRow(True, "the two eyes mirror each other"),
+        "oct": ModalityRow(True, "the two eyes mirror each other; the layers have an order from above"),
+        "dermoscopy": ModalityRow(True, "skin has no direction"),
+        "histology": ModalityRow(True, "a slide has no direction"),
+        "ecg": ModalityRow(False, "time runs from left to right"),
+        OTHER: ModalityRow(False, "nothing is known of the images; name the modality to allow mirrored views"),
     }
 )

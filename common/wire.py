@@ -9,7 +9,7 @@ Shape letters: C classes, D features, M heads, B score bins, K calibration bins;
 projection, and the constant 1), T = S (S + 1) / 2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -64,8 +64,8 @@ class Schema:
     optional: Mapping[str, type] = field(default_factory=dict)
 
 
-CONTROL = "control."
-"""Before the name of an array in a message: the control variate that belongs to it (method scaffold)."""
+CORRECTION = "correction."
+"""Before the name of an array in a message: what is added to its gradients (method scaffold)."""
 
 _IDENTITY: Mapping[str, type] = {"job-id": str, "fingerprint": str}
 _ABOUT: Mapping[str, type] = {"job": str, "fingerprint": str}
@@ -124,6 +124,17 @@ REPLIES: Mapping[str, Schema] = {
 """The whole list of what may leave a hospital, apart from `REFUSAL` and the arrays that `reply_schema` adds for jobs that
 tune the backbone or use scaffold or fednova. `docs/privacy.md` explains each entry."""
 
+ASKED_BY: Mapping[str, Callable[[Job], bool]] = {
+    "describe": lambda _: True,
+    "initial": lambda job: job.tune.deep,
+    "statistics": lambda job: job.method.analytic,
+    "fit": lambda job: job.method.iterative,
+    "evaluate": lambda _: True,
+    "own": lambda job: job.evaluation.cross_site,
+    "personalise": lambda job: job.personalisation is not None,
+}
+"""Which jobs a kind of request belongs to: a hospital answers what it has approved, and nothing else."""
+
 _CARRY_TUNED = {"requests": ("fit", "evaluate", "personalise"), "replies": ("initial", "fit")}
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of the backbone's arrays that a job tunes, by name; empty for `tune: head`."""
@@ -134,7 +145,7 @@ def request_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
     schema = REQUESTS[kind]
     arrays = {**schema.arrays, **(_tuned(tuned) if kind in _CARRY_TUNED["requests"] else {})}
     if kind == "fit" and job.method.name == "scaffold":
-        arrays |= _controls({**_HEAD, **_tuned(tuned)})
+        arrays |= _corrections({**_HEAD, **_tuned(tuned)})
     return Schema(arrays, schema.fields, schema.optional)
 
 
@@ -152,8 +163,8 @@ def _tuned(shapes: Shapes) -> dict[str, ArraySpec]:
     return {f"{TUNED}{name}": ArraySpec("float32", shape) for name, shape in shapes.items()}
 
 
-def _controls(trained: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
-    return {f"{CONTROL}{name}": spec for name, spec in trained.items()}
+def _corrections(trained: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
+    return {f"{CORRECTION}{name}": spec for name, spec in trained.items()}
 
 
 REFUSAL = "refused"

@@ -3,6 +3,7 @@
 Both come back as counts. The heads of `cross_site` are new updates that leave the hospitals, so the job must ask for them.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from common.metrics import ClassificationCounts
 from common.model import Model
 from common.wire import PERSONALISED
 from server.questions import Questions
+
+log = logging.getLogger(__name__)
 
 GLOBAL = "all hospitals"
 """Who trained the global model, in the rows of the cross-site matrix."""
@@ -25,45 +28,55 @@ Personal = Mapping[str, Mapping[str, Mapping[str, ClassificationCounts]]]
 
 @dataclass(frozen=True)
 class Afterwards:
-    """Empty where the job does not ask for it."""
+    """Empty where the job does not ask for it. dropped: hospitals missing from a part of it, with the reason."""
 
     cross_site: CrossSite = field(default_factory=dict)
     personal: Personal = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
 
 
-def afterwards(questions: Questions, model: Model, number: int, pretrained: Mapping[str, Float32]) -> Afterwards:
+def afterwards(
+    questions: Questions,
+    model: Model,
+    number: int,
+    pretrained: Mapping[str, Float32],
+    test: Mapping[str, ClassificationCounts],
+) -> Afterwards:
     """What the job asks for besides the model, which reads standardised features and was made by round `number`.
 
-    pretrained: the arrays that the job tunes as they were before; the hospitals' own heads read them.
+    pretrained: the arrays that the job tunes as they were before; the hospitals' own heads read them. test: counts of the
+    model on the test patients of each hospital.
     """
     job = questions.job
     cross: CrossSite = {}
     personal: Personal = {}
+    dropped: dict[str, str] = {}
     if job.evaluation.cross_site:
         with questions.meter.phase("cross-site"):
-            cross = _cross_site(questions, model, number, pretrained)
+            cross = {GLOBAL: test, **_own_heads(questions, pretrained, dropped)}
     if job.personalisation is not None:
         with questions.meter.phase("personalise"):
-            personal = _personal(questions, model, number)
-    return Afterwards(cross, personal)
+            personal = _personal(questions, model, number, dropped)
+    for name, reason in dropped.items():
+        log.warning("%s is missing from a part of the figures: %s", name, reason)
+    return Afterwards(cross, personal, dropped)
 
 
-def _cross_site(questions: Questions, model: Model, number: int, pretrained: Mapping[str, Float32]) -> CrossSite:
+def _own_heads(questions: Questions, pretrained: Mapping[str, Float32], dropped: dict[str, str]) -> CrossSite:
     told = questions.ask("own")
     heads = {name: unpack_model(reply.arrays).head for name, reply in told.good.items()}
-    found: dict[str, dict[str, ClassificationCounts]] = {GLOBAL: questions.count(model, "test", number)[0]}
-    counted, _ = questions.count_heads(list(heads.values()), "test", tuned=pretrained)
-    for index, name in enumerate(heads):
-        found[name] = {where: counts[index] for where, counts in counted.items()}
-    return found
+    counted, uncounted = questions.count_heads(list(heads.values()), "test", tuned=pretrained) if heads else ({}, {})
+    dropped |= {name: f"cross-site: {reason}" for name, reason in {**told.dropped, **uncounted}.items()}
+    return {name: {where: counts[index] for where, counts in counted.items()} for index, name in enumerate(heads)}
 
 
-def _personal(questions: Questions, model: Model, number: int) -> Personal:
+def _personal(questions: Questions, model: Model, number: int, dropped: dict[str, str]) -> Personal:
     found: dict[str, dict[str, dict[str, ClassificationCounts]]] = {}
     for part in ("validation", "test"):
         told = questions.ask(
             "personalise", model.arrays(), {"part": part, "round": number}, part=part, heads=len(PERSONALISED)
         )
+        dropped |= {name: f"personalisation: {reason}" for name, reason in told.dropped.items()}
         for name, reply in told.good.items():
             counts = unpack_counts(reply.arrays)
             found.setdefault(name, {})[part] = dict(zip(PERSONALISED, counts, strict=True))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.candidates import TEMPERATURES, Candidate, by_sums_alone, candidates, divided, improves
+from common.candidates import TEMPERATURES, Candidate, best_temperature, by_sums_alone, candidates, divided, improves
 from common.errors import FederationError
 from common.head import Float32, Head
 from common.metrics import ClassificationCounts, Metrics, derive
@@ -46,9 +46,7 @@ def closed_form(
     """
     start = time.perf_counter()
     answers = _answers(questions, needed, tries)
-    replies = [reply.arrays for reply in answers.good.values()]
-    sums = [Sums.from_triangle(arrays["gram"], arrays["class-sums"]) for arrays in replies]
-    found = candidates(questions.job, sum(sums[1:], sums[0]))
+    found = candidates(questions.job, _total(answers))
     tuned = pretrained or {}
     best, metrics = _choose(questions, found, tuned)
     temperature, calibrated = _calibrate(questions, best.head, tuned)
@@ -61,6 +59,17 @@ def closed_form(
     }
     head = divided(best.head, temperature)
     return ClosedForm(head, calibrated or metrics, answers, choice, time.perf_counter() - start)
+
+
+def _total(answers: Answers) -> Sums:
+    """The sums of all hospitals, added one at a time: of wide features each takes hundreds of megabytes."""
+    total: Sums | None = None
+    for reply in answers.good.values():
+        one = Sums.from_triangle(reply.arrays["gram"], reply.arrays["class-sums"])
+        total = one if total is None else total + one
+    if total is None:
+        raise FederationError("no hospital sent sums")
+    return total
 
 
 def _answers(questions: Questions, needed: int, tries: int) -> Answers:
@@ -91,15 +100,12 @@ def _choose(
 
 
 def _calibrate(questions: Questions, head: Head, tuned: Mapping[str, Float32]) -> tuple[float, Metrics | None]:
-    """The temperature with the least log loss on the validation patients, and the metrics with it.
-
-    Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
-    """
+    """The temperature that fits the validation patients, and the metrics with it."""
     counts = _validation(questions, [divided(head, temperature) for temperature in TEMPERATURES], tuned)
     if counts is None or not counts[0].n:
         return 1.0, None
     metrics = [derive(one) for one in counts]
-    best = min(range(len(metrics)), key=lambda index: metrics[index].log_loss or 0.0)
+    best = best_temperature(metrics)
     return TEMPERATURES[best], metrics[best]
 
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -69,12 +70,23 @@ class Exchange:
             time.sleep(self._poll_s)
         return nodes
 
-    def ask(self, kind: str, request: Packed, nodes: Iterable[int], server_round: int, deadline_s: float) -> Asked:
-        """Put one request to some nodes and collect what comes back until all have answered or the deadline."""
-        records = to_records(request)
+    def ask(
+        self,
+        kind: str,
+        request: Packed | Mapping[int, Packed],
+        nodes: Iterable[int],
+        server_round: int,
+        deadline_s: float,
+    ) -> Asked:
+        """Put a request to some nodes and collect what comes back until all have answered or the deadline.
+
+        request: the same for all, or one for each node.
+        """
         nodes = list(nodes)
+        same = to_records(request) if isinstance(request, Packed) else None
+        records = {node: same or to_records(cast("Mapping[int, Packed]", request)[node]) for node in nodes}
         messages = [
-            Message(records, dst_node_id=node, message_type=MESSAGE_TYPES[kind], group_id=str(server_round))
+            Message(records[node], dst_node_id=node, message_type=MESSAGE_TYPES[kind], group_id=str(server_round))
             for node in nodes
         ]
         end = time.monotonic() + deadline_s
@@ -95,7 +107,8 @@ class Exchange:
         failures = {sent[message_id]: NO_ANSWER for message_id in open_ids} | {
             node: reason for node, reason in replies.failures.items() if node not in replies.answers
         }
-        return Asked(replies.answers, failures, len(nodes) * size_of(records), replies.bytes_up)
+        down = len(nodes) * size_of(same) if same else sum(size_of(one) for one in records.values())
+        return Asked(replies.answers, failures, down, replies.bytes_up)
 
 
 def _sort(message: Message, node: int, replies: _Replies) -> None:

@@ -55,6 +55,9 @@ def screen(answers: list[Packed], expected: Expected) -> Packed | str:
         expected.kind, expected.job, _tuned_in(first) if expected.kind == "initial" else expected.tuned
     )
     problem = problem_with(first, schema, dimensions(expected.job, expected.heads)) or _wrong_field(first, expected)
+    if problem is not None and expected.kind == "initial":
+        # The names of its arrays are the sender's own words.
+        problem = "its arrays or fields are not those of the contract"
     if problem is None:
         problem = _CHECKS[expected.kind](first, expected)
     return first if problem is None else problem

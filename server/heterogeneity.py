@@ -8,41 +8,37 @@ from typing import Any
 
 import numpy as np
 
-from common.head import Float32, Float64
+from common.head import Float64
 
 Arrays = Mapping[str, Float64]
 
 
 class Scaffold:
-    """x <- x + lr Σ p_k (y_k - x); c <- c + Σ q_k Δc_k, with p_k in place of the paper's equal weights.
+    """x <- x + lr Σ p_k (y_k - x), with p_k in place of the paper's equal weights.
 
-    q_k is the share of hospital k in the examples of all members, as c is the mean over all of them; one whose answer was
-    dropped has changed its own c_k all the same, which the next rounds even out.
+    The coordinator keeps the control variate c_k of every hospital (zeros before its first update), and c = Σ q_k c_k, where
+    q_k is the share of hospital k in the examples of all members. What a hospital is sent is c - c_k.
 
     Source: Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1.
     """
 
-    def __init__(self, server_lr: float) -> None:
-        self._server_lr = server_lr
-        self.control: dict[str, Float64] = {}
+    def __init__(self, server_lr: float, members: Mapping[str, int]) -> None:
+        """members: examples of each hospital that takes part."""
+        self._server_lr, self._members = server_lr, members
+        self.controls: dict[str, dict[str, Float64]] = {}
 
-    def control_of(self, like: Arrays) -> dict[str, Float64]:
-        """The server's control variate c, zeros before the first round."""
-        return {name: self.control.get(name, np.zeros_like(array)) for name, array in like.items()}
+    def corrections(self, like: Arrays) -> dict[str, dict[str, Float64]]:
+        """C - c_k of each hospital, by array."""
+        total = sum(self._members.values())
+        zeros = {name: np.zeros_like(array) for name, array in like.items()}
+        own = {hospital: self.controls.get(hospital, zeros) for hospital in self._members}
+        shares = np.array([examples / total for examples in self._members.values()])
+        mean = {name: _mean(shares, [controls[name] for controls in own.values()]) for name in like}
+        return {hospital: {name: mean[name] - array for name, array in own[hospital].items()} for hospital in own}
 
-    def combine(
-        self,
-        before: Arrays,
-        models: Sequence[Arrays],
-        examples: Sequence[int],
-        changes: Sequence[Mapping[str, Float32]],
-        members: int,
-    ) -> dict[str, Float64]:
-        """The next arrays; `changes` has each hospital's Δc_k by array. members: examples of all members, who may be more."""
+    def combine(self, before: Arrays, models: Sequence[Arrays], examples: Sequence[int]) -> dict[str, Float64]:
+        """The next arrays."""
         shares = np.array(examples) / sum(examples)
-        of_all = np.array(examples) / max(members, sum(examples))
-        control = self.control_of(before)
-        self.control = {name: array + _mean(of_all, [one[name] for one in changes]) for name, array in control.items()}
         return {
             name: array + self._server_lr * _mean(shares, [model[name] - array for model in models])
             for name, array in before.items()

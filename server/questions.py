@@ -8,7 +8,7 @@ from common.job import Job
 from common.messages import pack_heads, pack_standardisation, unpack_counts
 from common.metrics import ClassificationCounts
 from common.model import TUNED, Model
-from common.wire import MAX_HEADS, AnyArray, Packed, Shapes, dimensions
+from common.wire import MAX_HEADS, AnyArray, Packed, Shapes
 from server.exchange import Asked, Exchange
 from server.guard import Expected, screen
 from server.members import Members
@@ -45,8 +45,9 @@ class Questions:
         heads: int = 1,
         start: Model | None = None,
         nodes: Mapping[int, str] | None = None,
+        own: Mapping[str, Mapping[str, AnyArray]] | None = None,
     ) -> Answers:
-        """Put one question to all members, or to some `nodes`.
+        """Put one question to all members, or to some `nodes`. own: further arrays for each hospital, by its name.
 
         fields: what a good reply repeats. part: the patients whose counts come back. heads: how many are counted. start:
         the model that was sent, from which an update may move by the job's bound.
@@ -57,7 +58,12 @@ class Questions:
             {**(arrays or {}), **({} if kind == "initial" else pack_standardisation(self.standardisation))},
             {"job": self.job.canonical_json(), "fingerprint": self.members.fingerprint, **fields},
         )
-        asked = self.exchange.ask(kind, request, nodes or members, number, self.job.quorum.deadline_s)
+        requests = (
+            {node: Packed({**request.arrays, **own[member.name]}, request.fields) for node, member in members.items()}
+            if own
+            else request
+        )
+        asked = self.exchange.ask(kind, requests, nodes or members, number, self.job.quorum.deadline_s)
         self.meter.count(asked)
         exact = {"job-id": self.job.job_id, "fingerprint": self.members.fingerprint, **fields}
         good: dict[str, Packed] = {}
@@ -107,17 +113,12 @@ class Questions:
         found, dropped = self.count_heads([model.head], part, number, model.tuned)
         return {name: counts[0] for name, counts in found.items()}, dropped
 
-    @property
-    def dims(self) -> dict[str, int]:
-        """The value of each shape letter."""
-        return dimensions(self.job)
-
-
-def listed(reasons: Mapping[str, str]) -> str:
-    """Reasons by hospital, as one line."""
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-
 
 def pooled(counts: list[ClassificationCounts]) -> ClassificationCounts | None:
     """The sum of some counts; None of none."""
     return sum(counts[1:], counts[0]) if counts else None
+
+
+def listed(reasons: Mapping[str, str]) -> str:
+    """Hospitals and why they gave no answer, in a line."""
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())

@@ -167,7 +167,11 @@ def summarise(job: Job, outcome: Outcome, engine: str, rounds_before: int = 0) -
         },
         "personalisation": personalisation(outcome.after.personal, job.evaluation.select_by),
         "missing_classes": members.missing_classes(job.classes),
-        "dropped": {**members.dropped, **{name: f"at the test: {why}" for name, why in outcome.test_dropped.items()}},
+        "dropped": {
+            **members.dropped,
+            **outcome.after.dropped,
+            **{name: f"at the test: {why}" for name, why in outcome.test_dropped.items()},
+        },
         "images": {
             "decoded": sum(one.decoded for one in described.values()),
             "cached": sum(one.cached for one in described.values()),

@@ -20,7 +20,7 @@ from common.job import Job
 from common.messages import unpack_below, unpack_counts, unpack_model
 from common.metrics import ClassificationCounts, Metrics, derive
 from common.model import TUNED, Model
-from common.wire import CONTROL, Packed
+from common.wire import CORRECTION, Packed
 from server.afterwards import Afterwards, afterwards
 from server.checkpoint import Checkpoint, Round
 from server.closed_form import closed_form
@@ -88,7 +88,7 @@ def run_job(job: Job, exchange: Exchange, hooks: Hooks | None = None, resume: Ch
         training.run()
         with meter.phase("evaluate"):
             test, dropped = questions.count(training.best_model, "test", training.best_round or 0)
-        after = afterwards(questions, training.best_model, training.best_round or 0, pretrained)
+        after = afterwards(questions, training.best_model, training.best_round or 0, pretrained, test)
     if not test:
         log.warning("no hospital evaluated the model on test patients: %s", dropped)
     return Outcome(
@@ -164,9 +164,9 @@ class _Training:
         self._meter = questions.meter
         # A fit that tunes the backbone counts each image once; members declare the examples that its views make.
         copies = self._job.examples_per_image if self._job.tune.deep else 1
-        examples = sum(member.description.examples for member in questions.members.members) // copies
+        examples = {member.name: member.description.examples // copies for member in questions.members.members}
         lr_of = partial(learning_rates, self._job)
-        self._aggregator = Aggregator(self._job.method, lr_of, examples) if self._job.method.iterative else None
+        self._aggregator = Aggregator(self._job.method, examples, lr_of) if self._job.method.iterative else None
         self._dropped: Mapping[str, str] = questions.members.dropped
         self.best_round: int | None = None
         self.choice: Mapping[str, object] | None = None
@@ -268,9 +268,12 @@ class _Training:
         return made, pooled([unpack_counts(reply.arrays)[0] for reply in told.good.values()])
 
     def _ask_fit(self, number: int) -> Answers:
-        control = self._aggregator.sent_along(self._model) if self._aggregator else {}
-        arrays = {**self._model.arrays(), **{f"{CONTROL}{name}": array for name, array in control.items()}}
-        return self._questions.ask("fit", arrays, {"round": number}, number, "validation", start=self._model)
+        corrections = self._aggregator.corrections(self._model) if self._aggregator else {}
+        own = {
+            hospital: {f"{CORRECTION}{name}": array for name, array in arrays.items()}
+            for hospital, arrays in corrections.items()
+        }
+        return self._questions.ask("fit", self._model.arrays(), {"round": number}, number, start=self._model, own=own)
 
     def _judge(self, made: Round, model: Model, counts: ClassificationCounts | None) -> None:
         """Record a round with the validation metrics of its model, and keep the model if it is the best so far."""

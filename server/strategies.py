@@ -29,7 +29,7 @@ from flwr.serverapp.strategy import (
 from flwr.serverapp.strategy.fedopt import FedOpt
 
 from common.config_file import unknown
-from common.drift import control_change, local_norm
+from common.drift import local_norm, own_control
 from common.errors import ConfigError, FederationError
 from common.head import Float64
 from common.job import Method
@@ -51,29 +51,29 @@ class Update:
     steps: int = 1
 
 
-STRATEGIES: Mapping[str, Callable[[Method], FedAvg | Scaffold | FedNova]] = MappingProxyType(
+STRATEGIES: Mapping[str, Callable[[Method, Mapping[str, int]], FedAvg | Scaffold | FedNova]] = MappingProxyType(
     {
-        "fedavg": lambda _: FedAvg(),
-        "fedprox": lambda method: FedProx(proximal_mu=method.proximal_mu or 0.0),
-        "fedadam": lambda method: FedAdam(
+        "fedavg": lambda *_: FedAvg(),
+        "fedprox": lambda method, _: FedProx(proximal_mu=method.proximal_mu or 0.0),
+        "fedadam": lambda method, _: FedAdam(
             eta=_set(method.server_lr), beta_1=_set(method.beta_1), beta_2=_set(method.beta_2), tau=_set(method.tau)
         ),
-        "fedyogi": lambda method: FedYogi(
+        "fedyogi": lambda method, _: FedYogi(
             eta=_set(method.server_lr), beta_1=_set(method.beta_1), beta_2=_set(method.beta_2), tau=_set(method.tau)
         ),
-        "fedadagrad": lambda method: FedAdagrad(eta=_set(method.server_lr), tau=_set(method.tau)),
-        "fedavgm": lambda method: FedAvgM(
+        "fedadagrad": lambda method, _: FedAdagrad(eta=_set(method.server_lr), tau=_set(method.tau)),
+        "fedavgm": lambda method, _: FedAvgM(
             server_learning_rate=_set(method.server_lr), server_momentum=_set(method.server_momentum)
         ),
-        "scaffold": lambda method: Scaffold(_set(method.server_lr)),
-        "fednova": lambda _: FedNova(),
-        "fedmedian": lambda _: FedMedian(),
-        "trimmed-mean": lambda method: FedTrimmedAvg(beta=_set(method.trim_fraction)),
-        "krum": lambda method: Krum(num_malicious_nodes=method.malicious_hospitals or 0),
-        "multikrum": lambda method: MultiKrum(
+        "scaffold": lambda method, members: Scaffold(_set(method.server_lr), members),
+        "fednova": lambda *_: FedNova(),
+        "fedmedian": lambda *_: FedMedian(),
+        "trimmed-mean": lambda method, _: FedTrimmedAvg(beta=_set(method.trim_fraction)),
+        "krum": lambda method, _: Krum(num_malicious_nodes=method.malicious_hospitals or 0),
+        "multikrum": lambda method, _: MultiKrum(
             num_malicious_nodes=method.malicious_hospitals or 0, num_nodes_to_select=method.hospitals_kept or 1
         ),
-        "bulyan": lambda method: Bulyan(num_malicious_nodes=method.malicious_hospitals or 0),
+        "bulyan": lambda method, _: Bulyan(num_malicious_nodes=method.malicious_hospitals or 0),
     }
 )
 """One row per iterative method of `common/methods.py`."""
@@ -99,13 +99,15 @@ def hospitals_needed(method: Method) -> int:
 class Aggregator:
     """Combines the updates of a round into the next model; keeps what the method remembers between rounds."""
 
-    def __init__(self, method: Method, lr_of: LearningRates | None = None, members: int = 0) -> None:
-        """lr_of: learning rate of an array in a round, by default the method's. members: examples of all members."""
-        self._method, self._members = method, members
+    def __init__(
+        self, method: Method, members: Mapping[str, int] | None = None, lr_of: LearningRates | None = None
+    ) -> None:
+        """members: examples of each hospital that takes part. lr_of: learning rates in a round, by default the method's."""
+        self._method = method
         self._lr_of = lr_of or (lambda _: lambda _: method.local.lr)
         if method.name not in STRATEGIES:
             raise ConfigError(unknown("method", method.name, list(STRATEGIES)))
-        self._strategy = STRATEGIES[method.name](method)
+        self._strategy = STRATEGIES[method.name](method, members or {})
         self._needed = hospitals_needed(method)
 
     def combine(self, server_round: int, current: Model, updates: Sequence[Update]) -> Model:
@@ -121,8 +123,8 @@ class Aggregator:
         models, examples = [_float64(update.model) for update in updates], [update.examples for update in updates]
         after: Arrays
         if isinstance(strategy, Scaffold):
-            changes = self._control_changes(server_round, current, updates)
-            after = strategy.combine(before, models, examples, changes, self._members)
+            self._keep_controls(strategy, server_round, current, updates)
+            after = strategy.combine(before, models, examples)
         elif isinstance(strategy, FedNova):
             norms = [local_norm(self._method.local, update.steps) for update in updates]
             after = strategy.combine(before, models, examples, norms)
@@ -130,21 +132,21 @@ class Aggregator:
             after = _combined_by_flower(strategy, server_round, before, updates)
         return Model.from_arrays({name: array.astype(np.float32) for name, array in after.items()})
 
-    def _control_changes(
-        self, server_round: int, current: Model, updates: Sequence[Update]
-    ) -> list[dict[str, npt.NDArray[np.float32]]]:
-        """What each hospital has added to its control variate: computed as it does, from what was sent to and fro."""
-        sent, lr_of = self.sent_along(current), self._lr_of(server_round)
-        return [
-            control_change(current.arrays(), update.model.arrays(), sent, update.steps, lr_of) for update in updates
-        ]
+    def _keep_controls(self, strategy: Scaffold, server_round: int, current: Model, updates: Sequence[Update]) -> None:
+        sent, lr_of = self.corrections(current), self._lr_of(server_round)
+        for update in updates:
+            arrays, correction = update.model.arrays(), sent[update.hospital]
+            found = own_control(current.arrays(), arrays, correction, update.steps, lr_of)
+            strategy.controls[update.hospital] = {name: array.astype(np.float64) for name, array in found.items()}
 
-    def sent_along(self, current: Model) -> dict[str, npt.NDArray[np.float32]]:
-        """What the hospitals need besides the model: the control variate (scaffold), by the names of the model's arrays."""
+    def corrections(self, current: Model) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
+        """What each hospital adds to its gradients (scaffold), by the names of the model's arrays; else nothing."""
         if not isinstance(self._strategy, Scaffold):
             return {}
-        control = self._strategy.control_of(_float64(current))
-        return {name: array.astype(np.float32) for name, array in control.items()}
+        return {
+            hospital: {name: array.astype(np.float32) for name, array in arrays.items()}
+            for hospital, arrays in self._strategy.corrections(_float64(current)).items()
+        }
 
     def state(self) -> dict[str, Float64]:
         """What the method remembers between rounds, as named arrays."""
@@ -153,7 +155,7 @@ class Aggregator:
         if isinstance(strategy, FedOpt):
             kept = {"m": strategy.m_t, "v": strategy.v_t}
         elif isinstance(strategy, Scaffold):
-            kept = {"control": strategy.control}
+            kept = {f"control/{hospital}": arrays for hospital, arrays in strategy.controls.items()}
         elif isinstance(strategy, FedAvgM) and strategy.current_arrays is not None:
             names = list(strategy.current_arrays)
             momentum = strategy.momentum_vector
@@ -175,7 +177,7 @@ class Aggregator:
         if isinstance(strategy, FedOpt):
             strategy.m_t, strategy.v_t = kept.get("m"), kept.get("v")
         elif isinstance(strategy, Scaffold):
-            strategy.control = kept.get("control", {})
+            strategy.controls = {what.removeprefix("control/"): arrays for what, arrays in kept.items()}
         elif isinstance(strategy, FedAvgM) and "current" in kept:
             # Flower keeps the momentum as a list in the order of the arrays, which is that of `Model.arrays`.
             names = _in_order(kept["current"])

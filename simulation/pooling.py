@@ -86,6 +86,8 @@ def judge(
     Raises:
         FederationError: a hospital declined.
     """
+    if job.tune.local_batch_norm:
+        raise FederationError("with tune.batch_norm: local a model is judged only by hospitals that trained it")
     tuned = {f"{TUNED}{name}": array for name, array in model.tuned.items()}
     identity = pack_standardisation(Standardisation.identity(model.head.weight.shape[1]))
     arrays = {**pack_heads([model.head]), **tuned, **identity}

@@ -24,7 +24,7 @@ MULTILEVEL = (
     "with all"
 )
 POOLING = "measured on chest X-rays (benchmarks/feature_choices.py, 5 seeds): AUROC 0.965 with the means, and with both"
-DEEP_GAIN = "measured on chest X-rays (benchmarks/deeper_tuning.py): with lr 0.0001 for the head the last blocks gain, with 0.002 not"
+DEEP_GAIN = "measured on chest X-rays (benchmarks/deeper_tuning.py): the last blocks gain with 0.0001, not with 0.002"
 DEEP_COST = (
     "measured on chest X-rays (benchmarks/deeper_tuning.py): six rounds over the last four blocks take 25 times the time of the "
     "closed-form head on two cores, for 0.004 more validation AUROC"
