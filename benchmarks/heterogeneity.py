@@ -36,11 +36,11 @@ HEAD: Mapping[str, Mapping[str, Any]] = {
     "analytic, one round": {"method": {"name": "analytic"}, "features": {"stages": "last"}},
 }
 BLOCKS = {"part": "last-blocks", "blocks": 2, "lr": 0.001, "views": 1}
-SIX = {"name": "fedavg", "rounds": 6, "warm_start": "analytic"}
+SIX = {"name": "fedavg", "rounds": 6, "warm_start": "analytic", "lr": 1e-4}
 TUNED: Mapping[str, Mapping[str, Any]] = {
     "fedavg, batch norm frozen": {"method": SIX, "tune": BLOCKS},
     "fedavg, batch norm local (FedBN)": {"method": SIX, "tune": {**BLOCKS, "batch_norm": "local"}},
-    "scaffold, batch norm frozen": {"method": {**SIX, "name": "scaffold", "lr": 0.02}, "tune": {**BLOCKS, "lr": 0.01}},
+    "scaffold, batch norm frozen": {"method": {**SIX, "name": "scaffold", "lr": 1e-3}, "tune": {**BLOCKS, "lr": 0.01}},
 }
 
 

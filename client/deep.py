@@ -24,9 +24,9 @@ from torch.nn.functional import cross_entropy
 
 from client.activations import Activations, Entering, Wanted
 from client.augmentation import mirrored
-from client.backbone import Backbone
 from client.features import Extractor, out_of_memory
 from client.training import add_to_gradients, class_weights, make_optimizer
+from client.tuned import OF_BATCH_NORM, array_of, cut_of, installed
 from common.drift import backbone_lr
 from common.errors import ConfigError, WeightsError
 from common.head import Float32, Standardisation
@@ -36,7 +36,6 @@ from common.model import TUNED, Model
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-OF_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -59,65 +58,6 @@ class DeepTrained:
     loss_sum: float
     steps: int
     batch_norm: Mapping[str, Float32]
-
-
-def cut_of(job: Job, backbone: Backbone) -> int:
-    """The first block that a job tunes; the number of blocks if it tunes the head alone.
-
-    Raises:
-        ConfigError: last-blocks are all blocks, or none of the features is read after the cut.
-    """
-    if job.tune.part == "full":
-        return 0
-    cut = backbone.cut_before(job.tune.blocks or 0)
-    if cut == 0:
-        most = len(backbone.tunable_blocks) - 1
-        raise ConfigError(
-            f"tune.blocks: {job.backbone.name} has {most + 1} blocks with weights, so expected at most {most} last ones, got "
-            f"{job.tune.blocks}; to tune everything write tune: full"
-        )
-    if job.tune.deep and all(backbone.blocks.index(block.stage) < cut for block in job.feature_blocks):
-        raise ConfigError(
-            f"tune.blocks: the last {job.tune.blocks} blocks come after every stage in features.stages, so the head would never "
-            "see what they learn; take a later stage or more blocks"
-        )
-    return cut
-
-
-def pretrained(job: Job, backbone: Backbone) -> dict[str, Float32]:
-    """The arrays of the backbone that a job trains and sends, as pretrained, by state_dict name.
-
-    Those of batch normalisations never travel: they stay as pretrained, or in the hospital.
-    """
-    parameters = backbone.parameters_from(cut_of(job, backbone), batch_norm=False)
-    return {name: _array(parameter) for name, parameter in parameters.items()}
-
-
-@contextmanager
-def installed(backbone: Backbone, arrays: Mapping[str, npt.NDArray[Any]]) -> Iterator[None]:
-    """The backbone with some arrays, by state_dict name, in place of its own, which are put back to the last bit.
-
-    Raises:
-        WeightsError: it has no such array, or one of another shape.
-    """
-    state = backbone.network.state_dict(keep_vars=True)
-    for name, array in arrays.items():
-        if name not in state or tuple(state[name].shape) != array.shape:
-            expected = f"shape {tuple(state[name].shape)}" if name in state else "an array of this backbone"
-            raise WeightsError(
-                f"the model's array {name} of shape {array.shape} does not fit the backbone: expected {expected}; "
-                "use the backbone that the model was trained with"
-            )
-    own = {name: state[name].detach().clone() for name in arrays}
-    try:
-        with torch.no_grad():
-            for name, array in arrays.items():
-                state[name].copy_(torch.tensor(array))
-        yield
-    finally:
-        with torch.no_grad():
-            for name, tensor in own.items():
-                state[name].copy_(tensor)
 
 
 class DeepTraining:
@@ -203,7 +143,7 @@ class DeepTraining:
                     for rows, entering in zip(order.split(sizes), batches, strict=True):  # type: ignore[no-untyped-call]
                         loss_sum += self._step(run, entering, labels[rows]) * len(rows)
                         steps += 1
-            model = Model.from_arrays({name: _array(parameter) for name, parameter in run.shared.items()})
+            model = Model.from_arrays({name: array_of(parameter) for name, parameter in run.shared.items()})
             own = self._own_batch_norm()
         if not all(np.isfinite(array).all() for array in [*model.arrays().values(), *own.values()]):
             raise self._diverged()
@@ -223,7 +163,7 @@ class DeepTraining:
 
     def _own_batch_norm(self) -> dict[str, Float32]:
         return {
-            f"{name}.{one}": _array(getattr(norm, one)) for name, norm in self._norms.items() for one in OF_BATCH_NORM
+            f"{name}.{one}": array_of(getattr(norm, one)) for name, norm in self._norms.items() for one in OF_BATCH_NORM
         }
 
     def _begin(
@@ -315,7 +255,7 @@ class DeepTraining:
         return float(loss.detach()), torch.autograd.grad(run.scaler.scale(loss), parameters, allow_unused=True)
 
     def _features_of(self, entering: Entering, rows: slice) -> Float32:
-        return _array(self._raw(entering[rows]))
+        return array_of(self._raw(entering[rows]))
 
     def _raw(self, entering: Entering) -> Tensor:
         """Features (N, D) float32 of images, with a gradient where there is one."""
@@ -392,11 +332,6 @@ class _Run:
     mean: Tensor
     scale: Tensor
     class_weights: Tensor | None
-
-
-def _array(tensor: Tensor) -> Float32:
-    """A copy that keeps its numbers when the tensor gets others."""
-    return np.array(tensor.detach().cpu().numpy(), np.float32, order="C")
 
 
 def _sizes(count: int, size: int, least: int) -> list[int]:

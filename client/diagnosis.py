@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from client.backbone import Backbone
-from client.deep import OF_BATCH_NORM, cut_of, installed
 from client.device import choose_device
 from client.features import Extractor, Pixels, columns_of, fingerprint_of
 from client.images import load_image, to_input
 from client.local_state import Kept, load_kept
+from client.tuned import OF_BATCH_NORM, cut_of, installed
 from client.weights import load_backbone
 from common.artifact import Manifest, load_model
 from common.errors import ArtifactError, DataError
@@ -118,9 +118,12 @@ def _personalised(model: Model, manifest: Manifest, kept: Kept, path: Path | Non
 
 
 def _batch_norm(manifest: Manifest, backbone: Backbone, model: Path, path: Path | None) -> Mapping[str, Float32]:
-    """This hospital's own batch normalisation, of the model's job and of its round or, if it missed that, the last before."""
+    """This hospital's own batch normalisation, of the model's job and of its round or, if it missed that, the last before.
+
+    A model of round 0, before any training, has the pretrained one everywhere.
+    """
     job = manifest.job
-    if not job.tune.local_batch_norm:
+    if not job.tune.local_batch_norm or manifest.rounds == 0:
         if path is not None:
             raise ArtifactError(f"{model} has no batch normalisation of a hospital's own; leave --batch-norm out")
         return {}

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from client.backbone import Backbone
-from client.deep import DeepTraining, Source, cut_of, pretrained
+from client.deep import DeepTraining, Source
 from client.device import choose_device
 from client.feature_cache import FeatureCache, default_cache_dir
 from client.features import Extraction, Extractor, all_blocks, extract, extraction_space, fingerprint_of, views_of
 from client.hospital_file import HospitalFile
 from client.records import Record, Records, assign, read_rows
 from client.training import Examples
+from client.tuned import cut_of, pretrained
 from client.weights import load_backbone
 from common.errors import Refusal, RefusalCode
 from common.head import Float32

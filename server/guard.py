@@ -162,10 +162,14 @@ def _fit_problem(packed: Packed, expected: Expected) -> str | None:
 
 
 def _steps(packed: Packed, expected: Expected) -> tuple[int, int]:
-    """Steps that a round of local training makes, at least and at most: a last small batch may join the one before."""
-    job = expected.job
-    batch, examples = job.method.local.batch_size * (job.tune.accumulate or 1), int(packed.fields["examples"])
-    return job.method.local.epochs * max(1, examples // batch), job.method.local.epochs * -(-examples // batch)
+    """Steps that a round of local training makes, at least and at most: a last small batch may join the one before.
+
+    With batch normalisation of its own a hospital never trains on one image alone, if its network has any at all.
+    """
+    job, examples = expected.job, int(packed.fields["examples"])
+    batch, epochs = job.method.local.batch_size * (job.tune.accumulate or 1), job.method.local.epochs
+    larger = max(batch, 2 if job.tune.local_batch_norm else 1)
+    return epochs * max(1, examples // larger), epochs * -(-examples // batch)
 
 
 def _examples_problem(packed: Packed, expected: Expected) -> str | None:

@@ -165,13 +165,14 @@ class Aggregator:
             }
         else:
             return {}
-        return {f"{what}.{name}": array for what, arrays in kept.items() if arrays for name, array in arrays.items()}
+        return {f"{what}/{name}": array for what, arrays in kept.items() if arrays for name, array in arrays.items()}
 
     def restore(self, state: Mapping[str, Float64]) -> None:
         """Take up what `state` gave."""
         kept: dict[str, dict[str, Float64]] = {}
         for key, array in state.items():
-            what, _, name = key.partition(".")
+            # The last one: a hospital may be registered under a name with any sign in it, an array has no such name.
+            what, _, name = key.rpartition("/")
             kept.setdefault(what, {})[name] = array
         strategy = self._strategy
         if isinstance(strategy, FedOpt):

@@ -7,11 +7,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from client.backbone import digest_of
-from client.deep import DeepTraining, Source, cut_of, installed, pretrained
+from client.deep import DeepTraining, Source
 from client.features import Extractor, columns_of
 from client.images import load_image, to_input
 from client.records import read_rows
 from client.training import Examples, train_head
+from client.tuned import cut_of, installed, pretrained
 from client.weights import load_backbone
 from common.backbones import BACKBONES, feature_blocks
 from common.errors import ConfigError, WeightsError

@@ -172,7 +172,7 @@ def test_a_class_without_examples_has_weight_zero_and_does_no_harm():
 
 def test_the_loss_is_that_of_the_last_epoch():
     data = examples()
-    method = fedavg(lr=1e-12, batch_size=7, local_epochs=3, **PLAIN)
+    method = fedavg(lr=1e-9, batch_size=7, local_epochs=3, **PLAIN)
     _, loss = trained(start(), data, method, seed=5)
     assert loss == pytest.approx(len(data) * mean_loss(start(), data), rel=1e-5)
 

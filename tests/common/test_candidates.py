@@ -5,18 +5,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.candidates import Candidate, by_sums_alone, candidates, divided, improves, subsets_of
+from common.candidates import (
+    TEMPERATURES,
+    Candidate,
+    best_temperature,
+    by_sums_alone,
+    candidates,
+    divided,
+    improves,
+    subsets_of,
+)
 from common.head import Head
 from common.job import Job, parse_job
 from common.methods import RIDGE
-from common.metrics import Metrics
+from common.metrics import Metrics, count, derive
 from common.projection import projection_of
 from common.ridge import Ridge
 from common.sums import Sums
 from common.wire import MAX_HEADS
 
+SUBSETS = {"name": "analytic", "stage_subsets": True}
 
-def job(method: Any = "analytic", stages: Any = ("features.3", "features.6"), **changes: Any) -> Job:
+
+def job(method: Any = SUBSETS, stages: Any = ("features.3", "features.6"), **changes: Any) -> Job:
     """mobilenet_v2: features.3 has 24 channels, features.6 32; mean and maximum of both make 112 features."""
     features = {"stages": list(stages), "pool": ["mean", "max"], **changes}
     backbone = {"name": "mobilenet_v2", "weights": "random"}
@@ -55,6 +66,7 @@ def test_the_subsets_of_stages_by_hand() -> None:
         (job(pool=["mean"]), ["all", "features.6 alone"]),
         (job(pool=["max"]), ["all"]),
         (job(stages=["features.3"]), ["all"]),
+        (job("analytic"), ["all"]),
         (job({"name": "analytic", "stage_subsets": False}), ["all"]),
         (job({"name": "fedavg", "warm_start": "analytic"}), ["all"]),
     ],
@@ -65,7 +77,7 @@ def test_which_subsets_there_are(one: Job, names: list[str]) -> None:
 
 def test_a_vector_without_positions_counts_as_its_mean() -> None:
     backbone = {"name": "vit_b_16", "weights": "random"}
-    vit = parse_job({"name": "j", "classes": ["a", "b"], "backbone": backbone})
+    vit = parse_job({"name": "j", "classes": ["a", "b"], "backbone": backbone, "method": SUBSETS})
     last = subsets_of(vit)["output alone"]
     assert last is not None
     assert len(last) == 768
@@ -96,7 +108,7 @@ def test_every_subset_strength_and_balance_is_tried_once() -> None:
 @pytest.mark.parametrize(("strengths", "subsets"), [(8, 3), (10, 3), (11, 2), (16, 2)])
 def test_never_more_heads_than_one_message_holds(strengths: int, subsets: int) -> None:
     """2 x strengths for each subset, 64 at most; the subset of all features is always among them."""
-    one = job({"name": "analytic", "ridge": [0.1 * (1 + at) for at in range(strengths)]})
+    one = job({**SUBSETS, "ridge": [0.1 * (1 + at) for at in range(strengths)]})
     found = candidates(one, Sums.of(*drawn(112), 2))
     assert len(found) == 2 * strengths * subsets <= MAX_HEADS
     assert {candidate.stages for candidate in found} == set(list(subsets_of(one))[:subsets])
@@ -171,3 +183,46 @@ def metrics(auroc: float | None = None, log_loss: float | None = None) -> Metric
 )
 def test_which_head_is_better(candidate: Metrics | None, incumbent: Metrics | None, better: bool) -> None:
     assert improves(candidate, incumbent, "auroc") is better
+
+
+def tempered(confident: float, right: int, wrong: int = 0) -> list[Metrics]:
+    """The metrics with each temperature of a head that is this sure (probability of two) of patients it gets right or not."""
+    score = np.log(confident / (1 - confident))
+    logits = np.full(right + wrong, score)
+    head = Head(np.array([[0.0], [1.0]], np.float32), np.zeros(2, np.float32))
+    labels = np.repeat([1, 0], [right, wrong])
+    features = logits[:, None].astype(np.float32)
+    return [derive(count(divided(head, one).probabilities(features), labels)) for one in TEMPERATURES]
+
+
+@pytest.mark.parametrize("confident", [0.6, 0.8, 0.95])
+def test_five_patients_all_of_them_right_hardly_move_the_temperature(confident: float) -> None:
+    """Without the cost the least temperature of all would fit them best."""
+    metrics = tempered(confident, right=5)
+    assert min(range(len(metrics)), key=lambda at: metrics[at].log_loss or 0.0) == 0
+    assert 0.5 <= TEMPERATURES[best_temperature(metrics)] <= 1.0
+
+
+@pytest.mark.parametrize(("right", "wrong", "truth"), [(400, 100, 0.8), (300, 200, 0.6), (490, 10, 0.98)])
+def test_five_hundred_patients_are_fitted(right: int, wrong: int, truth: float) -> None:
+    """A head that is surer than it should be, and one that is less: what it says is then how often it is right."""
+    for confident in (0.999, 0.55):
+        metrics = tempered(confident, right, wrong)
+        temperature = TEMPERATURES[best_temperature(metrics)]
+        said = 1 / (1 + ((1 - confident) / confident) ** (1 / temperature))
+        assert said == pytest.approx(truth, abs=0.05)
+
+
+def test_the_cost_of_a_temperature_by_hand() -> None:
+    """Two patients. With temperature 2 they lose 2 x 0.5 + 2 x 1 nats, with 1 2 x 1.4; with 1/4 2 x 0 + 2 x 4."""
+
+    def costing(**loss: float) -> int:
+        losses = {float(key.removeprefix("t").replace("_", ".")): value for key, value in loss.items()}
+        plain = {**dict.fromkeys(Metrics.__dataclass_fields__), "n": 2}
+        found = [Metrics(**{**plain, "log_loss": losses.get(one, 99.0)}) for one in TEMPERATURES]  # type: ignore[arg-type]
+        return int(best_temperature(found))
+
+    assert TEMPERATURES[costing(t2=0.5, t1=1.4, t0_25=0.0)] == 1.0
+    assert TEMPERATURES[costing(t2=0.5, t1=1.6, t0_25=0.0)] == 2.0
+    assert TEMPERATURES[costing(t2=3.0, t1=4.6, t0_25=0.4)] == 2.0
+    assert TEMPERATURES[costing(t2=3.5, t1=4.6, t0_25=0.4)] == 0.25

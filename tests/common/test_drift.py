@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.drift import backbone_lr, control_change, correction, learning_rates, local_norm
+from common.drift import backbone_lr, learning_rates, local_norm, own_control
 from common.job import Job, Method, parse_job
 
 ROUNDS = (1, 2, 3, 4)
@@ -53,49 +53,41 @@ def arrays(value: float) -> dict[str, np.ndarray]:
     return {"weight": np.full((1, 2), value, np.float32), "bias": np.full(1, value, np.float32)}
 
 
-def test_the_correction_is_server_minus_own_and_server_alone_at_first() -> None:
-    assert correction(arrays(3.0), arrays(1.0))["weight"].tolist() == [[2.0, 2.0]]
-    assert correction(arrays(3.0), {})["bias"].tolist() == [3.0]
-
-
-def test_the_correction_has_the_arrays_of_the_server_and_changes_neither() -> None:
-    server, own = arrays(3.0), {"bias": np.full(1, 1.0, np.float32), "of another job": np.ones(9, np.float32)}
-    found = correction(server, own)
-    assert {name: array.tolist() for name, array in found.items()} == {"weight": [[3.0, 3.0]], "bias": [2.0]}
+def test_the_own_control_by_hand() -> None:
+    """From 5 to 2 in 3 steps of 0.5: a mean step of 2, of which 0.25 were the correction: the gradient was 1.75."""
+    found = own_control(arrays(5.0), arrays(2.0), arrays(0.25), 3, lambda _: 0.5)
+    assert (found["weight"].tolist(), found["bias"].tolist()) == ([[1.75, 1.75]], [1.75])
     assert all(array.dtype == np.float32 for array in found.values())
-    assert (server["bias"].tolist(), own["bias"].tolist()) == ([3.0], [1.0])
 
 
-def test_the_control_change_by_hand() -> None:
-    """From 5 to 2 in 3 steps of 0.5: a mean gradient of 2; the server's control was 0.25, so the change is 1.75."""
-    found = control_change(arrays(5.0), arrays(2.0), arrays(0.25), 3, lambda name: 0.5)
-    assert found["weight"].tolist() == [[1.75, 1.75]]
-    assert found["bias"].dtype == np.float32
+def test_the_own_control_has_the_arrays_of_the_model_and_changes_none() -> None:
+    before, after, correction = arrays(5.0), arrays(2.0), {**arrays(0.25), "of another job": np.ones(9, np.float32)}
+    assert own_control(before, after, correction, 3, lambda _: 0.5).keys() == before.keys()
+    assert (before["bias"].tolist(), after["bias"].tolist(), correction["bias"].tolist()) == ([5.0], [2.0], [0.25])
 
 
 def test_each_array_has_its_learning_rate() -> None:
-    found = control_change(arrays(1.0), arrays(0.0), arrays(0.0), 1, lambda name: 0.5 if name == "bias" else 0.25)
+    found = own_control(arrays(1.0), arrays(0.0), arrays(0.0), 1, lambda name: 0.5 if name == "bias" else 0.25)
     assert (found["weight"][0, 0], found["bias"][0]) == (4.0, 2.0)
 
 
-def test_the_control_change_of_a_round_by_the_job_s_own_rates() -> None:
+def test_the_own_control_of_a_round_by_the_job_s_own_rates() -> None:
     """From 1 to 0 in 2 steps: of 0.25 each for the head, so a gradient of 2; of 0.4 each for the backbone, so 1.25."""
     before = {**arrays(1.0), "tuned.a": np.ones(3, np.float32)}
-    after, server = ({name: np.zeros_like(array) for name, array in before.items()} for _ in range(2))
-    found = control_change(before, after, server, 2, learning_rates(tuning(lr=0.8, schedule="cosine"), 3))
+    after, correction = ({name: np.zeros_like(array) for name, array in before.items()} for _ in range(2))
+    found = own_control(before, after, correction, 2, learning_rates(tuning(lr=0.8, schedule="cosine"), 3))
     assert (found["weight"].tolist(), found["bias"].tolist()) == ([[2.0, 2.0]], [2.0])
     assert found["tuned.a"].tolist() == pytest.approx([1.25] * 3)
     assert all(array.dtype == np.float32 for array in found.values())
 
 
-def test_plain_steps_along_a_constant_gradient_give_that_gradient_back() -> None:
-    """Steps of the gradient less the own control plus the server's: the own control becomes the gradient."""
-    gradient, own, server, lr, position = 1.5, 0.5, -0.25, 0.125, 4.0
+@pytest.mark.parametrize("correction", [0.0, -0.75, 40.0])
+def test_plain_steps_along_a_constant_gradient_give_that_gradient_back_whatever_was_added(correction: float) -> None:
+    gradient, lr, position = 1.5, 0.125, 4.0
     for _ in range(6):
-        position -= lr * (gradient - own + server)
-    change = control_change(arrays(4.0), arrays(position), arrays(server), 6, lambda _: lr)
-    # Option II: c_k+ = c_k - c + (x - y) / (K lr), and (x - y) / (K lr) is the mean of what was stepped along.
-    assert own + change["bias"][0] == own - server + (gradient - own + server) == gradient
+        position -= lr * (gradient + correction)
+    found = own_control(arrays(4.0), arrays(position), arrays(correction), 6, lambda _: lr)
+    assert found["bias"][0] == gradient
 
 
 def test_steps_without_momentum_weigh_one_each() -> None:

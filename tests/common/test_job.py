@@ -111,7 +111,7 @@ def test_a_job_comes_back_from_its_canonical_json(changes: dict[str, Any]) -> No
     assert sent.canonical_json().isascii()
 
 
-@given(st.integers(0, 2**63 - 1), st.floats(1e-12, 1e12), st.floats(0, 0.49), st.sampled_from(SELECTABLE))
+@given(st.integers(0, 2**63 - 1), st.floats(1e-9, 1e3), st.floats(0, 0.49), st.sampled_from(SELECTABLE))
 def test_every_number_survives_the_canonical_json(seed: int, lr: float, share: float, select_by: str) -> None:
     sent = job(
         seed=seed, method={"name": "fedavg", "lr": lr}, evaluation={"test_fraction": share, "select_by": select_by}
@@ -163,7 +163,7 @@ def test_all_problems_of_a_file_are_named_together(tmp_path: Path) -> None:
         "  - backbone.name: unknown backbone 'resnet19'; did you mean 'resnet18'?; choose one of: resnet18, resnet34, ",
         "  - image.sise: unknown key; did you mean 'size'?; the keys here are: fit, size",
         "  - method.name: unknown method 'fedpox'; did you mean 'fedprox'?; choose one of: analytic, ",
-        "  - method.lr: input should be greater than 0, got -1",
+        "  - method.lr: input should be greater than or equal to 0.000000001, got -1",
         "  - evaluation.select_by: input should be 'auroc', ",
         "  - seed: expected a number, got '7'",
         "  - quorom: unknown key; did you mean 'quorum'?; ",
@@ -395,6 +395,20 @@ def test_a_projection_mixes_the_stages() -> None:
         "method.projection mixes all stages: it goes with stage_subsets: false"
     )
     assert job(method={"projection": 4}).method.projection == 4
+
+
+def test_a_projection_is_narrower_than_the_features() -> None:
+    most = job().num_features - 1
+    assert job(method={"projection": most}).method.projection == most
+    for projection in (most + 1, 65_536):
+        assert problem(method={"projection": projection}) == (
+            f"method.projection: expected fewer than the {most + 1} features, got {projection}"
+        )
+    # It counts the features the job takes, not those the backbone has.
+    small = {"stages": ["layer1.1"], "pool": ["mean"]}
+    assert problem(features=small, method={"projection": 64}) == (
+        "method.projection: expected fewer than the 64 features, got 64"
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ def test_only_the_head_is_trained_unless_the_job_says_otherwise() -> None:
 
 def test_the_defaults_by_hand() -> None:
     last = Tune.model_validate("last-blocks")
-    assert (last.part, last.blocks, last.lr, last.schedule) == ("last-blocks", 2, 0.001, "cosine")
-    assert (last.views, last.accumulate, last.batch_norm) == (8, 1, "frozen")
+    assert (last.part, last.blocks, last.lr, last.schedule) == ("last-blocks", 4, 0.001, "cosine")
+    assert (last.views, last.accumulate, last.batch_norm) == (4, 1, "frozen")
     full = Tune.model_validate("full")
     assert (full.part, full.blocks, full.lr, full.schedule) == ("full", None, 0.001, "cosine")
     assert (last.deep, full.deep, last.local_batch_norm) == (True, True, False)

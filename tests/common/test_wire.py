@@ -12,7 +12,17 @@ from hypothesis.extra.numpy import array_shapes, arrays, from_dtype, scalar_dtyp
 from common import wire
 from common.job import Job, parse_job
 from common.methods import METHODS
-from common.wire import REPLIES, REQUESTS, Packed, Schema, dimensions, problem_with, reply_schema, request_schema
+from common.wire import (
+    ASKED_BY,
+    REPLIES,
+    REQUESTS,
+    Packed,
+    Schema,
+    dimensions,
+    problem_with,
+    reply_schema,
+    request_schema,
+)
 
 SHAPES = {"features.18.0.weight": (4, 1, 2), "features.18.1.bias": (4,)}
 
@@ -299,17 +309,36 @@ def test_steps_are_a_whole_number_and_leave_for_the_methods_that_count_them_only
 @pytest.mark.parametrize("name", JOBS)
 def test_a_control_variate_never_leaves_a_hospital(name: str) -> None:
     one, tuned = JOBS[name]
-    assert not [array for kind in REPLIES for array in reply_schema(kind, one, tuned).arrays if "control" in array]
+    arrays = [array for kind in REPLIES for array in reply_schema(kind, one, tuned).arrays]
+    assert not [array for array in arrays if "control" in array or "correction" in array]
+
+
+ASKS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "analytic": ({"method": "analytic"}, {"statistics"}),
+    "iterative": ({"method": "fedavg"}, {"fit"}),
+    "warm": ({"method": {"name": "fedavg", "warm_start": "analytic"}}, {"statistics", "fit"}),
+    "deep": ({"method": "fedavg", "tune": "full"}, {"fit", "initial"}),
+    "cross-site": ({"evaluation": {"cross_site": True}}, {"statistics", "own"}),
+    "personalised": ({"personalisation": {}}, {"statistics", "personalise"}),
+}
+
+
+@pytest.mark.parametrize("name", ASKS)
+def test_which_kinds_a_job_asks_for_by_hand(name: str) -> None:
+    changes, kinds = ASKS[name]
+    asked = {kind for kind, asks in ASKED_BY.items() if asks(job(**changes))}
+    assert asked == {"describe", "evaluate"} | kinds
+    assert set(ASKED_BY) == set(REQUESTS) == set(REPLIES)
 
 
 def test_what_a_job_adds_to_what_is_asked() -> None:
-    controls = {"control.weight", "control.bias"}
+    corrections = {"correction.weight", "correction.bias"}
     assert added("analytic", replies=False) == added("fedavg", replies=False) == added("fednova", replies=False) == {}
-    assert added("scaffold", replies=False) == {"fit": controls}
+    assert added("scaffold", replies=False) == {"fit": corrections}
     assert added("deep", replies=False) == {"fit": TUNED, "evaluate": TUNED, "personalise": TUNED}
-    deep_controls = controls | {f"control.{name}" for name in TUNED}
+    deep_corrections = corrections | {f"correction.{name}" for name in TUNED}
     assert added("deep-scaffold", replies=False) == {
-        "fit": TUNED | deep_controls,
+        "fit": TUNED | deep_corrections,
         "evaluate": TUNED,
         "personalise": TUNED,
     }
@@ -319,9 +348,9 @@ def test_tuned_arrays_are_float32_of_the_shapes_of_the_network() -> None:
     request, reply = (function("fit", *JOBS["deep-scaffold"]).arrays for function in (request_schema, reply_schema))
     for name, shape in SHAPES.items():
         expected = wire.ArraySpec("float32", shape)
-        assert reply[f"tuned.{name}"] == request[f"tuned.{name}"] == request[f"control.tuned.{name}"] == expected
+        assert reply[f"tuned.{name}"] == request[f"tuned.{name}"] == request[f"correction.tuned.{name}"] == expected
     for name in ("weight", "bias"):
-        assert request[f"control.{name}"] == request[name] == reply[name]
+        assert request[f"correction.{name}"] == request[name] == reply[name]
 
 
 def test_the_dimensions_by_hand() -> None:

@@ -17,7 +17,7 @@ from common.model import TUNED, Model, digest_of_arrays
 from common.projection import projection_of
 from common.ridge import Ridge
 from common.sums import Sums
-from common.wire import CONTROL, PARTS, PERSONALISED, STATISTICS_DTYPE, Packed
+from common.wire import CORRECTION, PARTS, PERSONALISED, STATISTICS_DTYPE, Packed
 from server.exchange import Exchange
 from simulation.grid import InProcessGrid
 
@@ -32,11 +32,11 @@ Examples = Mapping[str, tuple[np.ndarray, np.ndarray]]
 class Scripted:
     """Moves what is trained by `step` everywhere; `tamper` may change, replace or refuse its replies of some `kinds`.
 
-    In scaffold each of its steps goes along the server's control variate besides, as `step` is of its own gradient.
+    In scaffold each of its steps goes along what it is sent besides, as `step` is of its own gradient.
 
     examples: real ones, so that sums and counts are true; without, all features have mean 0 and deviation 1, and the
     counts are drawn once for all. tuned: the pretrained arrays of its backbone. steps: what it says it made, for scaffold
-    and fednova. asked: the kinds of the requests so far.
+    and fednova, by default those of a round. asked: the kinds of the requests so far.
     """
 
     step: float = 0.1
@@ -46,7 +46,7 @@ class Scripted:
     kinds: tuple[str, ...] = ("fit",)
     examples: Examples | None = None
     tuned: Mapping[str, np.ndarray] = field(default_factory=dict)
-    steps: int = 1
+    steps: int | None = None
     asked: list[str] = field(default_factory=list)
     requests: list[Packed] = field(default_factory=list)
 
@@ -105,13 +105,19 @@ class Scripted:
         counts = pack_counts(self._counts(job, request, "validation", [start.head]))
         views = 1 if job.tune.deep else job.examples_per_image
         fields = {"examples": int(self.images_of(job)[0].sum()) * views, "loss-sum": 1.0}
+        steps = self.steps or self.steps_of(job, fields["examples"])
         if job.method.name == "scaffold":
             lr_of = learning_rates(job, int(request.fields["round"]))
             for name, array in moved.items():
-                moved[name] = array - np.float32(self.steps * lr_of(name)) * request.arrays[f"{CONTROL}{name}"]
+                moved[name] = array - np.float32(steps * lr_of(name)) * request.arrays[f"{CORRECTION}{name}"]
         if job.method.counts_steps:
-            fields["steps"] = self.steps
+            fields["steps"] = steps
         return Packed({**moved, **counts}, fields)
+
+    @staticmethod
+    def steps_of(job: Job, examples: int) -> int:
+        """Steps of a round of local training, the last of each epoch with what examples are left."""
+        return job.method.local.epochs * -(-examples // (job.method.local.batch_size * (job.tune.accumulate or 1)))
 
     def _evaluate(self, job: Job, request: Packed) -> Packed:
         heads = unpack_heads(request.arrays)

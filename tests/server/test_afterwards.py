@@ -37,7 +37,7 @@ def standardised(hospitals):
 def test_without_being_asked_for_nothing_more_leaves_a_hospital(small_job, hospitals, exchange_with):
     asked = hospitals()
     outcome = run_job(small_job(), exchange_with(asked))
-    assert (outcome.after.cross_site, outcome.after.personal) == ({}, {})
+    assert (outcome.after.cross_site, outcome.after.personal, outcome.after.dropped) == ({}, {}, {})
     assert all(not {"own", "personalise"} & set(one.asked) for one in asked.values())
     assert not {"cross-site", "personalise"} & set(outcome.seconds)
 
@@ -82,11 +82,10 @@ def test_the_round_of_the_best_model_is_said_with_it(small_job, scripted, exchan
     """The scripted counts never change, so the first round is the best of three."""
     hospital = scripted()
     run_job(small_job(method={"name": "fedavg", "rounds": 3}, **BOTH), exchange_with({"a": hospital}))
-    told = list(zip(hospital.asked, hospital.requests, strict=True))[-6:]
+    told = list(zip(hospital.asked, hospital.requests, strict=True))[-5:]
     assert [(kind, request.fields.get("part"), request.fields.get("round")) for kind, request in told] == [
         ("evaluate", "test", 1),
         ("own", None, None),
-        ("evaluate", "test", 1),
         ("evaluate", "test", 0),
         ("personalise", "validation", 1),
         ("personalise", "test", 1),
@@ -98,11 +97,12 @@ def test_in_a_deep_job_own_heads_read_the_pretrained_backbone(small_job, scripte
     hospital = scripted(tuned=tuned, step=0.5)
     job = small_job(method={"name": "fedavg", "rounds": 1}, tune="last-blocks", **BOTH)
     outcome = run_job(job, exchange_with({"a": hospital}))
-    told = list(zip(hospital.asked, hospital.requests, strict=True))[-6:]
+    told = list(zip(hospital.asked, hospital.requests, strict=True))[-5:]
+    assert [kind for kind, _ in told] == ["evaluate", "own", "evaluate", "personalise", "personalise"]
     sent = [request.arrays.get("tuned.a.weight") for _, request in told]
     moved = tuned["a.weight"] + np.float32(0.5)
     assert sent[1] is None
-    for array, expected in zip(sent[:1] + sent[2:], [moved, moved, tuned["a.weight"], moved, moved], strict=True):
+    for array, expected in zip(sent[:1] + sent[2:], [moved, tuned["a.weight"], moved, moved], strict=True):
         np.testing.assert_array_equal(array, expected)
     assert set(outcome.after.cross_site) == {GLOBAL, "a"}
     assert set(outcome.after.personal) == {"a"}
@@ -154,6 +154,8 @@ def test_a_hospital_whose_personalised_counts_are_wrong_is_left_out(name, small_
     asked["beta"].tamper, asked["beta"].kinds = WRONG_COUNTS[name], ("personalise",)
     outcome = run_job(small_job(**BOTH), exchange_with(asked))
     assert list(outcome.after.personal) == ["alpha", "gamma"]
+    assert list(outcome.after.dropped) == ["beta"]
+    assert outcome.after.dropped["beta"].startswith("personalisation: ")
     assert [list(row) for row in outcome.after.cross_site.values()] == [["alpha", "beta", "gamma"]] * 4
     assert list(outcome.test) == ["alpha", "beta", "gamma"]
 
@@ -165,7 +167,9 @@ def test_a_hospital_that_answers_for_one_part_only_is_left_out(small_job, hospit
         return declines(kind, records) if records["config"]["part"] == "test" else records
 
     asked["gamma"].tamper, asked["gamma"].kinds = only_validation, ("personalise",)
-    assert list(run_job(small_job(**BOTH), exchange_with(asked)).after.personal) == ["alpha", "beta"]
+    after = run_job(small_job(**BOTH), exchange_with(asked)).after
+    assert list(after.personal) == ["alpha", "beta"]
+    assert after.dropped == {"gamma": "personalisation: declined: against-policy"}
 
 
 WRONG_HEADS = {
@@ -182,8 +186,11 @@ WRONG_HEADS = {
 def test_a_head_that_is_wrong_has_no_row_but_its_hospital_a_column(name, small_job, hospitals, exchange_with):
     asked = hospitals()
     asked["beta"].tamper, asked["beta"].kinds = WRONG_HEADS[name], ("own",)
-    matrix = run_job(small_job(**BOTH), exchange_with(asked)).after.cross_site
+    after = run_job(small_job(**BOTH), exchange_with(asked)).after
+    matrix = after.cross_site
     assert list(matrix) == [GLOBAL, "alpha", "gamma"]
+    assert list(after.dropped) == ["beta"]
+    assert after.dropped["beta"].startswith("cross-site: ")
     assert [list(row) for row in matrix.values()] == [["alpha", "beta", "gamma"]] * 3
 
 
@@ -195,6 +202,39 @@ def test_where_all_decline_there_is_a_model_all_the_same(small_job, hospitals, e
     assert list(outcome.after.cross_site) == [GLOBAL]
     assert outcome.after.personal == {}
     assert list(outcome.test) == ["alpha", "beta", "gamma"]
+    assert outcome.after.dropped == dict.fromkeys(asked, "personalisation: declined: against-policy")
+    # Without a head there is nothing to count.
+    assert all(one.asked[-3:] == ["own", "personalise", "personalise"] for one in asked.values())
+
+
+def test_the_row_of_the_global_model_is_its_test_and_is_not_asked_for_again(small_job, hospitals, exchange_with):
+    asked = hospitals()
+
+    def declines_the_test(kind, records):
+        return declines(kind, records) if records["config"]["part"] == "test" else records
+
+    asked["gamma"].tamper, asked["gamma"].kinds = declines_the_test, ("evaluate",)
+    outcome = run_job(small_job(evaluation={"cross_site": True}), exchange_with(asked))
+    assert outcome.after.cross_site[GLOBAL] is outcome.test
+    assert list(outcome.test) == ["alpha", "beta"]
+    assert outcome.after.dropped == {"gamma": "cross-site: declined: against-policy"}
+    assert [list(row) for row in outcome.after.cross_site.values()] == [["alpha", "beta"]] * 4
+    assert [one.asked.count("own") for one in asked.values()] == [1, 1, 1]
+    assert [
+        [request.fields["part"] for kind, request in zip(one.asked, one.requests, strict=True) if kind == "evaluate"]
+        for one in asked.values()
+    ] == [["validation", "validation", "test", "test"]] * 3
+
+
+def test_who_is_missing_is_said_in_the_log_and_in_the_summary(small_job, hospitals, exchange_with, tmp_path, caplog):
+    asked = hospitals()
+    asked["beta"].tamper, asked["beta"].kinds = declines, ("own",)
+    job = small_job(**BOTH)
+    recorder = Recorder(tmp_path / "run", job, "test")
+    outcome = run_job(job, exchange_with(asked), Hooks(judged=[recorder.judged]))
+    summary = recorder.finish(outcome)
+    assert "beta is missing from a part of the figures: cross-site: declined: against-policy" in caplog.text
+    assert summary["dropped"] == {"beta": "cross-site: declined: against-policy"}
 
 
 def test_the_run_directory_has_them_in_plain_numbers(small_job, hospitals, exchange_with, tmp_path):

@@ -6,13 +6,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.deep import _sizes
 from common.errors import FederationError
 from common.head import Standardisation
 from common.job import parse_job
 from common.messages import Description
 from common.sums import Sums
 from common.wire import STATISTICS_DTYPE, Packed
-from server.guard import Expected, screen
+from server.guard import Expected, _steps, screen
 from server.rounds import Hooks, run_job
 
 TUNED = {"b.weight": np.arange(6, dtype=np.float32).reshape(3, 2), "a.bias": np.ones(3, np.float32)}
@@ -228,10 +229,11 @@ def run_with(method, tamper, small_job, scripted, exchange_with, **more):
 
 
 COUNTED = {"rounds": 1, "batch_size": 8, "local_epochs": 2, "lr": 0.5}
-"""50 examples make at most 2 x 7 = 14 steps."""
+"""50 examples make 2 x 7 = 14 steps, or 2 x 6 = 12 where the last two of each epoch join the batch before."""
 
 CONTROL_ARRAYS = {
     "both": arrays(lambda found: {**found, **{f"control.{name}": found[name] for name in ("weight", "bias")}}),
+    "what it was sent": arrays(lambda found: {**found, "correction.bias": found["bias"]}),
     "one": arrays(lambda found: {**found, "control.bias": found["bias"]}),
     "NaN": arrays(lambda found: {**found, "control.bias": found["bias"] * np.float32("nan")}),
 }
@@ -248,11 +250,11 @@ def test_a_scaffold_update_has_no_control_variate(name, small_job, scripted, exc
 
 
 @pytest.mark.parametrize("method", ["scaffold", "fednova"])
-@pytest.mark.parametrize("steps", [0, 15, 1000, 10**18, 2**63 - 1])
+@pytest.mark.parametrize("steps", [0, 1, 11, 15, 1000, 10**18, 2**63 - 1])
 def test_an_update_has_as_many_steps_as_a_round_can_make(steps, method, small_job, scripted, exchange_with):
     tamper = fields(steps=steps)
     outcome, dropped = run_with({**COUNTED, "name": method}, tamper, small_job, scripted, exchange_with)
-    assert dropped == {"a": "field 'steps': expected 1 to 14, got one outside"}
+    assert dropped == {"a": "field 'steps': expected 12 to 14, got one outside"}
     np.testing.assert_array_equal(outcome.model.head.bias, np.float32(0.25))
 
 
@@ -267,7 +269,7 @@ def test_steps_are_a_whole_number(steps, method, small_job, scripted, exchange_w
 
 
 @pytest.mark.parametrize("method", ["scaffold", "fednova"])
-@pytest.mark.parametrize("steps", [1, 14])
+@pytest.mark.parametrize("steps", [12, 13, 14])
 def test_the_fewest_and_the_most_steps_are_let_through(steps, method, small_job, scripted, exchange_with):
     _, dropped = run_with({**COUNTED, "name": method}, None, small_job, scripted, exchange_with, steps=steps)
     assert dropped == {}
@@ -277,11 +279,62 @@ def test_the_fewest_and_the_most_steps_are_let_through(steps, method, small_job,
 def test_the_steps_are_those_of_the_examples_trained_on_not_of_those_declared(
     method, small_job, scripted, exchange_with
 ):
-    """9 of the 50 examples: at most 2 x 2 steps."""
+    """9 of the 50 examples: 2 steps, or 2 x 2."""
     job = {**COUNTED, "name": method}
-    assert run_with(job, fields(examples=9, steps=4), small_job, scripted, exchange_with)[1] == {}
-    _, dropped = run_with(job, fields(examples=9, steps=5), small_job, scripted, exchange_with)
-    assert dropped == {"a": "field 'steps': expected 1 to 4, got one outside"}
+    for steps in (2, 3, 4):
+        assert run_with(job, fields(examples=9, steps=steps), small_job, scripted, exchange_with)[1] == {}
+    for steps in (1, 5, 12, 14):
+        _, dropped = run_with(job, fields(examples=9, steps=steps), small_job, scripted, exchange_with)
+        assert dropped == {"a": "field 'steps': expected 2 to 4, got one outside"}
+
+
+@pytest.mark.parametrize("method", ["scaffold", "fednova"])
+@pytest.mark.parametrize(
+    ("batch_size", "accumulate", "batch_norm", "least", "most"),
+    [
+        (1, 1, "frozen", 50, 50),
+        (1, 1, "local", 25, 50),  # pairs, or single images in a network without batch normalisation
+        (2, 1, "local", 25, 25),
+        (1, 3, "local", 16, 17),
+        (7, 1, "local", 7, 8),
+        (64, 1, "local", 1, 1),
+        (8, 2, "frozen", 3, 4),
+    ],
+)
+def test_batch_normalisation_of_its_own_takes_two_images_a_step_at_least(
+    method, batch_size, accumulate, batch_norm, least, most, small_job, scripted, exchange_with
+):
+    """50 images in one epoch; whoever makes one step fewer or more than is possible is dropped."""
+    job = small_job(
+        method={"name": method, "rounds": 1, "local_epochs": 1, "batch_size": batch_size, "lr": 0.01},
+        tune={"part": "last-blocks", "accumulate": accumulate, "batch_norm": batch_norm, "lr": 0.01},
+    )
+    told = {"few": least - 1, "least": least, "most": most, "many": most + 1}
+    rounds = []
+    hospitals = {name: scripted(tuned=TUNED, tamper=fields(steps=steps)) for name, steps in told.items()}
+    run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append]))
+    reason = f"field 'steps': expected {least} to {most}, got one outside"
+    assert rounds[0].dropped == {"few": reason, "many": reason}
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 9, 50])
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 8, 64])
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("least", [1, 2])
+def test_the_batches_that_a_hospital_makes_are_as_many_as_the_guard_expects(images, batch_size, accumulate, least):
+    """least: 2 in a network with batch normalisations, where the job trains them."""
+    job = parse_job(
+        {
+            "name": "j",
+            "classes": ["a", "b", "c"],
+            "backbone": {"name": "mobilenet_v2", "weights": "random"},
+            "features": {"stages": ["features.3"], "pool": ["mean"]},
+            "method": {"name": "scaffold", "local_epochs": 3, "batch_size": batch_size},
+            "tune": {"part": "last-blocks", "accumulate": accumulate, "batch_norm": "local"},
+        }
+    )
+    least_steps, most_steps = _steps(Packed({}, {"examples": images}), Expected("fit", job))
+    assert least_steps <= 3 * len(_sizes(images, batch_size * accumulate, least)) <= most_steps
 
 
 def no_steps(_kind, records):
@@ -318,30 +371,35 @@ HOSTILE_STEPS = {"none": no_steps, **{str(steps): fields(steps=steps) for steps 
 
 
 def control_of(job, hospitals, exchange_with):
-    """The server's control variate after each round, and who was dropped in any."""
+    """The hospitals' control variates after each round, and who was dropped in any."""
     states, rounds = [], []
     run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append], checkpoint=[states.append]))
     return [state.strategy for state in states], {name for one in rounds for name in one.dropped}
 
 
 @pytest.mark.parametrize("name", HOSTILE_STEPS)
-def test_hostile_steps_do_not_reach_the_control_variate(name, small_job, scripted, exchange_with):
+def test_hostile_steps_do_not_reach_the_control_variates(name, small_job, scripted, exchange_with):
     """Beside b, a hospital with such steps is one that sent nothing: half of the members' examples, without a word."""
     job = small_job(method={**COUNTED, "name": "scaffold", "rounds": 3})
-    hostile = {"a": scripted(step=0.5, tamper=HOSTILE_STEPS[name]), "b": scripted(step=0.25, steps=2)}
+    hostile = {"a": scripted(step=0.5, tamper=HOSTILE_STEPS[name]), "b": scripted(step=0.25)}
     found, dropped = control_of(job, hostile, exchange_with)
     assert dropped == {"a"}
-    for number, control in enumerate(found, start=1):
-        # Of b: 0.25 in two steps of 0.5, half of it for its share, once more in each round.
+    for control in found:
+        # Of b: 0.25 in 14 steps of 0.5, the same in each round.
+        assert set(control) == {"control/b/weight", "control/b/bias"}
         for array in control.values():
-            np.testing.assert_allclose(array, -0.25 / 2 * number, rtol=1e-6)
+            np.testing.assert_allclose(array, -0.25 / 7, rtol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [1, 14])
-def test_a_huge_update_within_the_norm_moves_the_control_variate_no_further_than_the_norm_allows(
-    steps, small_job, scripted, exchange_with
+@pytest.mark.parametrize("steps", [12, 14])
+@pytest.mark.parametrize(("share", "turns"), [(0.999, -1), (0.4, 1)])
+def test_a_huge_update_within_the_norm_moves_its_control_variate_no_further_than_the_norm_allows(
+    steps, share, turns, small_job, scripted, exchange_with
 ):
-    """|Δc_a| <= max_update_norm / (steps lr) + |c|, and c moves by the share of a, a half, of it; b never moves."""
+    """|c_a| <= max_update_norm / (steps lr) + |c - c_a|; b has no gradient and follows what it is sent.
+
+    share: of the norm that is moved; turns: -1 if to and fro.
+    """
     bound, lr, rounds = 100.0, 0.5, 6
     job = small_job(
         method={**COUNTED, "name": "scaffold", "rounds": rounds, "lr": lr}, guard={"max_update_norm": bound}
@@ -352,35 +410,61 @@ def test_a_huge_update_within_the_norm_moves_the_control_variate_no_further_than
         return float(np.sqrt(sum((array**2).sum() for array in control.values())))
 
     def huge(_kind, records):
-        """As far as is let through from where a round starts, one way and the other."""
         start = hospital.requests[-1].arrays
         count = sum(start[name].size for name in ("weight", "bias"))
-        step = np.float32((-1) ** next(turn) * 0.999 * bound / np.sqrt(count))
+        step = np.float32(turns ** next(turn) * share * bound / np.sqrt(count))
         return arrays(lambda found: {**found, **{name: start[name] + step for name in ("weight", "bias")}})(
             _kind, records
         )
 
     hospital = scripted(tamper=huge, steps=steps)
-    still = scripted(step=0.0, tamper=arrays(lambda found: {**found, **still_at(still)}))
-    found, dropped = control_of(job, {"a": hospital, "b": still}, exchange_with)
+    found, dropped = control_of(job, {"a": hospital, "b": scripted(step=0.0)}, exchange_with)
     assert dropped == set()
-    before = {name: np.zeros_like(array) for name, array in found[0].items()}
+    before = 0.0
     for control in found:
-        change = norm_of({name: array - before[name] for name, array in control.items()})
-        # b did not move, so its change is -c.
-        allowed = (bound / (steps * lr) + norm_of(before)) / 2 + norm_of(before) / 2
-        assert 0 < change <= allowed * (1 + 1e-6)
-        before = control
-    # Nor does it add up: each change takes c away again.
-    assert max(map(norm_of, found)) <= bound / (steps * lr)
+        ours = norm_of({name: array for name, array in control.items() if name.startswith("control/a/")})
+        theirs = norm_of({name: array for name, array in control.items() if name.startswith("control/b/")})
+        # b has nought of its own, so half of what a has is what a was sent.
+        assert 0 < ours <= (share * bound / (steps * lr) + before / 2) * (1 + 1e-5)
+        assert theirs < 1e-4 * bound
+        before = ours
+    # Nor does it add up: half of it is taken away again in each round.
+    assert before <= 2 * bound / (steps * lr)
 
 
-def still_at(hospital):
-    return {name: hospital.requests[-1].arrays[name] for name in ("weight", "bias")}
-
-
-def test_an_update_beyond_the_norm_does_not_reach_the_control_variate(small_job, scripted, exchange_with):
+def test_an_update_beyond_the_norm_does_not_reach_the_control_variates(small_job, scripted, exchange_with):
     job = small_job(method={**COUNTED, "name": "scaffold", "rounds": 2}, guard={"max_update_norm": 10.0})
     found, dropped = control_of(job, {"a": scripted(step=50.0), "b": scripted(step=0.25)}, exchange_with)
     assert dropped == {"a"}
-    assert all(abs(array).max() == 0.25 * number for number, one in enumerate(found, 1) for array in one.values())
+    for control in found:
+        assert set(control) == {"control/b/weight", "control/b/bias"}
+        assert all(abs(array).max() == pytest.approx(0.25 / 7, rel=1e-5) for array in control.values())
+
+
+SECRET = "patient-0815.Doe^Jane"
+TOLD_IN_NAMES = {
+    "one more": arrays(lambda found: {**found, SECRET: np.ones(2, np.float32)}),
+    "one more tuned": arrays(lambda found: {**found, f"tuned.{SECRET}": np.ones(2, np.float32)}),
+    "float64": arrays(lambda found: {**found, f"tuned.{SECRET}": np.ones(2)}),
+    "NaN": arrays(lambda found: {**found, f"tuned.{SECRET}": np.full(2, np.nan, np.float32)}),
+    "a text": arrays(lambda found: {**found, f"tuned.{SECRET}": np.array(["x"])}),
+    "a field": fields(**{SECRET: 1}),
+    "another job": fields(**{"job-id": SECRET}),
+}
+
+
+@pytest.mark.parametrize("name", TOLD_IN_NAMES)
+def test_what_a_hospital_calls_its_pretrained_arrays_is_never_repeated(
+    name, small_job, scripted, exchange_with, caplog
+):
+    """The coordinator has no network to hold the names to, so they could say anything."""
+    told = {"alpha": scripted(tuned=TUNED, tamper=TOLD_IN_NAMES[name], kinds=("initial",))}
+    with pytest.raises(FederationError) as caught:
+        run_job(small_job(**DEEP), exchange_with(told))
+    reason = str(caught.value).partition("alpha: ")[2]
+    assert reason in (
+        "its arrays or fields are not those of the contract",
+        "the initial arrays do not have the digest that was declared",
+    )
+    assert "Doe" not in str(caught.value)
+    assert "Doe" not in caplog.text

@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord, RecordDict
 
 from common.errors import ArtifactError, FederationError
 from common.metrics import derive
 from server.checkpoint import load_checkpoint, save_checkpoint
 from server.rounds import Hooks, run_job
 from simulation.grid import InProcessGrid
+
+IMAGES = np.array([[30, 20], [6, 4], [9, 7]])
+"""Of a scripted hospital by default: training, validation and test patients of each class."""
+FEW = np.array([[10, 5], [6, 4], [9, 7]])
 
 
 def test_one_hospital_moves_the_head_by_its_own_steps(server_job, scripted, exchange_with):
@@ -114,7 +119,8 @@ def test_missing_classes_are_named(server_job, scripted, exchange_with):
 @pytest.mark.parametrize("method", ["fedavg", "fedadam", "fedavgm", "fedyogi", "scaffold", "fednova"])
 def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(method, server_job, scripted, exchange_with, tmp_path):
     job = server_job(method={"name": method, "rounds": 6, "batch_size": 8})
-    hospitals = {"alpha": scripted(step=0.3, steps=7), "beta": scripted(step=-0.1, steps=2)}
+    # In batches of 8 alpha's 50 images make 7 steps, beta's 15 make 2.
+    hospitals = {"alpha": scripted(step=0.3), "beta": scripted(step=-0.1, images=FEW)}
     rounds, resumed_rounds, states, later = [], [], [], []
     whole = run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append], checkpoint=[states.append]))
     path = tmp_path / "last.safetensors"
@@ -139,7 +145,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(method, server_job, scr
 
 
 def control_after(job, hospitals, exchange_with):
-    """The one number of each array of the server's control variate, after each round."""
+    """The one number in each array of the hospitals' control variates, after each round."""
     states = []
     run_job(job, exchange_with(hospitals), Hooks(checkpoint=[states.append]))
     found = [{name: set(array.ravel().tolist()) for name, array in state.strategy.items()} for state in states]
@@ -147,31 +153,82 @@ def control_after(job, hospitals, exchange_with):
     return [{name: numbers.pop() for name, numbers in one.items()} for one in found]
 
 
-def test_scaffold_s_control_variate_is_derived_from_models_and_steps(server_job, scripted, exchange_with):
-    """50 examples each, steps of 0.5. alpha moves by 1 in one step, beta by -0.5 in four: gradients -2 and 0.25.
+def both(hospital, number):
+    """A control variate of one number in weight and bias."""
+    return {f"control/{hospital}/weight": number, f"control/{hospital}/bias": number}
 
-    Their mean is -0.875. The hospitals' gradients stay the same, so each round adds that mean once more.
+
+def sent_in(hospital, number):
+    """What a hospital was sent to correct its gradients in a round: the one number of its arrays."""
+    fits = [request for kind, request in zip(hospital.asked, hospital.requests, strict=True) if kind == "fit"]
+    arrays = {name: array for name, array in fits[number - 1].arrays.items() if name.startswith("correction.")}
+    assert {name: array.dtype for name, array in arrays.items()} == dict.fromkeys(
+        ("correction.weight", "correction.bias"), np.dtype("float32")
+    )
+    [only] = {one for array in arrays.values() for one in array.ravel().tolist()}
+    return only
+
+
+def test_scaffold_s_control_variates_are_derived_from_models_and_steps(server_job, scripted, exchange_with):
+    """150 and 50 examples, steps of 0.5. alpha moves by 3 in three, beta by -0.25 in one: gradients -2 and 0.5.
+
+    Their mean is -1.5 + 0.125 = -1.375: alpha is sent 0.625 and beta -1.875. Their gradients stay the same, whatever they
+    are sent, so the next round changes nothing.
     """
-    job = server_job(method={"name": "scaffold", "rounds": 2, "lr": 0.5, "batch_size": 8})
-    hospitals = {"alpha": scripted(step=1.0, steps=1), "beta": scripted(step=-0.5, steps=4)}
-    first, second = control_after(job, hospitals, exchange_with)
-    assert first == {"control.weight": -0.875, "control.bias": -0.875}
-    assert second == {"control.weight": -1.75, "control.bias": -1.75}
-    assert set(hospitals["alpha"].requests[2].arrays["control.bias"].tolist()) == {-0.875}
+    job = server_job(method={"name": "scaffold", "rounds": 3, "lr": 0.5, "batch_size": 50})
+    hospitals = {"alpha": scripted(step=3.0, images=IMAGES * 3), "beta": scripted(step=-0.25)}
+    states = control_after(job, hospitals, exchange_with)
+    assert states == [both("alpha", -2.0) | both("beta", 0.5)] * 3
+    assert [sent_in(hospitals["alpha"], number) for number in (1, 2, 3)] == [0.0, 0.625, 0.625]
+    assert [sent_in(hospitals["beta"], number) for number in (1, 2, 3)] == [0.0, -1.875, -1.875]
 
 
-def test_a_member_whose_answer_is_dropped_counts_in_the_mean_of_control_variates(server_job, scripted, exchange_with):
-    """The same, and beta's steps are impossible: alpha's gradient of -2 is one of two members'."""
-    job = server_job(method={"name": "scaffold", "rounds": 1, "lr": 0.5, "batch_size": 8})
-    hospitals = {"alpha": scripted(step=1.0, steps=1), "beta": scripted(step=-0.5, steps=8)}
-    [only] = control_after(job, hospitals, exchange_with)
-    assert only == {"control.weight": -1.0, "control.bias": -1.0}
+def test_each_hospital_steps_along_what_it_alone_is_sent(server_job, scripted, exchange_with):
+    """As above. Round 1: 3/4 of 3 and 1/4 of -0.25; round 2: alpha 3 - 1.5 x 0.625 = 2.0625, beta -0.25 + 0.5 x 1.875 = 0.6875."""
+    states = []
+    job = server_job(method={"name": "scaffold", "rounds": 2, "lr": 0.5, "batch_size": 50})
+    hospitals = {"alpha": scripted(step=3.0, images=IMAGES * 3), "beta": scripted(step=-0.25)}
+    run_job(job, exchange_with(hospitals), Hooks(checkpoint=[states.append]))
+    first = 0.75 * 3 - 0.25 * 0.25
+    found = [set(state.model.head.bias.tolist()) for state in states]
+    assert found == [{first}, {first + 0.75 * 2.0625 + 0.25 * 0.6875}]
+
+
+def test_a_hospital_whose_answers_are_dropped_counts_in_the_mean_and_nothing_is_kept_of_it(
+    server_job, scripted, exchange_with
+):
+    """The same, and beta's steps are impossible: alpha's gradient of -2 is that of three quarters of the examples."""
+    job = server_job(method={"name": "scaffold", "rounds": 2, "lr": 0.5, "batch_size": 50})
+    hospitals = {"alpha": scripted(step=3.0, images=IMAGES * 3), "beta": scripted(step=-0.25, steps=2)}
+    assert control_after(job, hospitals, exchange_with) == [both("alpha", -2.0)] * 2
+    assert sent_in(hospitals["alpha"], 2) == 0.5
+    assert sent_in(hospitals["beta"], 2) == -1.5
+
+
+def test_a_hospital_that_is_dropped_in_one_round_is_sent_what_belongs_to_its_last_good_answer(
+    server_job, scripted, exchange_with
+):
+    """beta's second answer is refused, whatever it moved: its gradient stays the one of round 1, and the third one counts."""
+    told = iter(range(1, 4))
+
+    def second_is_refused(_kind, records):
+        config = {**records["config"], **({"steps": 9} if next(told) == 2 else {})}
+        return RecordDict({"arrays": records["arrays"], "config": ConfigRecord(config)})
+
+    job = server_job(method={"name": "scaffold", "rounds": 3, "lr": 0.5, "batch_size": 50})
+    beta = scripted(step=-0.25, tamper=second_is_refused)
+    hospitals = {"alpha": scripted(step=3.0, images=IMAGES * 3), "beta": beta}
+    rounds, states = [], []
+    run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append], checkpoint=[states.append]))
+    assert [sorted(one.dropped) for one in rounds] == [[], ["beta"], []]
+    assert [sent_in(beta, number) for number in (1, 2, 3)] == [0.0, -1.875, -1.875]
+    assert [set(state.strategy["control/beta/bias"].tolist()) for state in states] == [{0.5}] * 3
 
 
 def test_a_tuning_fit_counts_images_and_the_control_variates_know_the_rates(server_job, scripted, exchange_with):
-    """Mirrored: two examples an image for the sums, but one in a fit. alpha alone: c is its gradient, 1 / lr of each part.
+    """Mirrored: two examples an image for the sums, but one in a fit: one step. alpha's gradient is 1 / lr of each part.
 
-    Round 2 of 2 by cosine: half the rate of the backbone. There 1 / lr is 4 more, of the head 2 more.
+    Round 2 of 2 by cosine: half the rate of the backbone, so its gradient is twice that. Alone it has nothing to correct.
     """
     job = server_job(
         modality="chest-xray",
@@ -180,10 +237,29 @@ def test_a_tuning_fit_counts_images_and_the_control_variates_know_the_rates(serv
         tune={"part": "last-blocks", "lr": 0.5},
     )
     assert job.examples_per_image == 2
-    hospitals = {"alpha": scripted(step=-1.0, tuned={"a": np.zeros(3, np.float32)})}
-    first, second = control_after(job, hospitals, exchange_with)
-    assert first == {"control.weight": 2.0, "control.bias": 2.0, "control.tuned.a": 2.0}
-    assert second == {"control.weight": 4.0, "control.bias": 4.0, "control.tuned.a": pytest.approx(6.0)}
+    hospital = scripted(step=-1.0, tuned={"a": np.zeros(3, np.float32)})
+    first, second = control_after(job, {"alpha": hospital}, exchange_with)
+    assert first == both("alpha", 2.0) | {"control/alpha/tuned.a": 2.0}
+    assert second == both("alpha", 2.0) | {"control/alpha/tuned.a": pytest.approx(4.0)}
+    fits = [request for kind, request in zip(hospital.asked, hospital.requests, strict=True) if kind == "fit"]
+    for request in fits:
+        assert not any(request.arrays[f"correction.{name}"].any() for name in ("weight", "bias", "tuned.a"))
+
+
+def test_in_a_tuning_fit_the_shares_are_those_of_images(server_job, scripted, exchange_with):
+    """150 and 50 images, each with its mirror image: shares 3/4 and 1/4 all the same; gradients 2 / 3 in 3 steps, and -2."""
+    job = server_job(
+        modality="chest-xray",
+        features={"stages": "last", "mirror": True},
+        method={"name": "scaffold", "rounds": 2, "lr": 0.5, "batch_size": 50},
+        tune={"part": "last-blocks", "lr": 0.5, "schedule": "constant"},
+    )
+    tuned = {"a": np.zeros(3, np.float32)}
+    beta = scripted(step=1.0, tuned=tuned)
+    run_job(job, exchange_with({"alpha": scripted(step=-1.0, images=IMAGES * 3, tuned=tuned), "beta": beta}))
+    fits = [request for kind, request in zip(beta.asked, beta.requests, strict=True) if kind == "fit"]
+    for name in ("weight", "bias", "tuned.a"):
+        np.testing.assert_allclose(fits[1].arrays[f"correction.{name}"], 0.75 * 2 / 3 - 0.25 * 2 + 2, rtol=1e-6)
 
 
 def test_a_checkpoint_of_another_job_is_refused(server_job, scripted, exchange_with, tmp_path):

@@ -50,7 +50,8 @@ DEEP = Model(ZERO.head, {"features.0.weight": np.zeros((4, 1, 2), np.float32), "
 
 
 def combined(method, updates, current=ZERO, rounds=1):
-    aggregator = Aggregator(Method(**method) if isinstance(method, dict) else Method(name=method))
+    members = {update.hospital: update.examples for update in sorted(updates, key=lambda one: one.hospital)}
+    aggregator = Aggregator(Method(**method) if isinstance(method, dict) else Method(name=method), members)
     for number in range(1, rounds + 1):
         current = aggregator.combine(number, current, updates)
     return current
@@ -135,6 +136,30 @@ def test_the_order_of_arrival_changes_no_bit(method, order, seed):
     assert bits(first) == bits(combined(method, [updates[i] for i in order], DEEP, rounds=2))
 
 
+@given(order=st.permutations(range(5)), seed=st.integers(0, 5))
+@settings(max_examples=8, deadline=None)
+def test_the_order_of_arrival_changes_no_bit_of_what_scaffold_sends(order, seed):
+    rng = np.random.default_rng(seed)
+    updates = [drawn(rng, f"h{i}", 7 + i) for i in range(5)]
+    members = {update.hospital: update.examples for update in updates}
+    found = []
+    for some in (updates, [updates[i] for i in order]):
+        aggregator = Aggregator(Method(name="scaffold"), members)
+        after = aggregator.combine(1, DEEP, some)
+        sent = aggregator.corrections(after)
+        found.append({(name, key): array.tobytes() for name, arrays in sent.items() for key, array in arrays.items()})
+    assert found[0] == found[1]
+    # Each is sent its own.
+    assert len({found[0][name, "weight"] for name in members}) == 5
+
+
+@pytest.mark.parametrize("method", sorted(set(ITERATIVE) - {"scaffold"}))
+def test_who_takes_part_matters_to_scaffold_alone(method):
+    updates = of((1, 10), (4, 20), (2, 30), (3, 5), (2.5, 5))
+    one, other = (Aggregator(Method(name=method), members) for members in (None, {f"h{i}": 1 for i in range(5)}))
+    assert bits(one.combine(1, ZERO, updates)) == bits(other.combine(1, ZERO, updates))
+
+
 @pytest.mark.parametrize(
     "method",
     ["fedavg", "fedprox", "scaffold", "fednova", "fedmedian", "trimmed-mean", "krum", "multikrum", "bulyan"],
@@ -153,10 +178,11 @@ def test_a_restored_aggregator_goes_on_to_the_same_bits(method):
             current = aggregator.combine(number, current, updates)
         return current
 
-    through = go(Aggregator(Method(name=method)), DEEP, rounds, 1)
-    before = Aggregator(Method(name=method))
+    members = {f"h{i}": 9 for i in range(4)}
+    through = go(Aggregator(Method(name=method), members), DEEP, rounds, 1)
+    before = Aggregator(Method(name=method), members)
     middle = go(before, DEEP, rounds[:2], 1)
-    after = Aggregator(Method(name=method))
+    after = Aggregator(Method(name=method), members)
     # A file keeps the arrays in the order of their names.
     after.restore(dict(sorted(before.state().items())))
     assert bits(go(after, middle, rounds[2:], 3)) == bits(through)

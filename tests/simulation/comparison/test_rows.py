@@ -32,7 +32,7 @@ def test_every_row_makes_a_job_of_every_job(method, tune):
 def test_the_features_follow_the_method():
     assert changed("analytic").features.model_dump() == {
         "stages": "all",
-        "pool": ["mean", "max"],
+        "pool": ["mean"],
         "mirror": True,
         "views": 1,
     }
