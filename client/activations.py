@@ -24,7 +24,8 @@ from torch import Tensor
 
 from client.device import decoding_threads
 from client.feature_cache import FeatureCache, Key
-from client.features import Extractor, Pixels, decoded_batches, extraction_space
+from client.feature_space import extraction_space
+from client.features import Extractor, Pixels, decoded_batches
 from client.progress import progress
 from common.errors import DataError
 from common.head import Float32

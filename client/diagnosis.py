@@ -11,7 +11,8 @@ import numpy as np
 
 from client.backbone import Backbone
 from client.device import choose_device
-from client.features import Extractor, Pixels, columns_of, fingerprint_of
+from client.feature_space import columns_of, fingerprint_of
+from client.features import Extractor, Pixels
 from client.images import load_image, to_input
 from client.local_state import Kept, load_kept
 from client.tuned import OF_BATCH_NORM, cut_of, installed

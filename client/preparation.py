@@ -14,7 +14,8 @@ from client.backbone import Backbone
 from client.deep import DeepTraining, Source
 from client.device import choose_device
 from client.feature_cache import FeatureCache, default_cache_dir
-from client.features import Extraction, Extractor, all_blocks, extract, extraction_space, fingerprint_of, views_of
+from client.feature_space import all_blocks, extraction_space, fingerprint_of, views_of
+from client.features import Extraction, Extractor, extract
 from client.hospital_file import HospitalFile
 from client.records import Record, Records, assign, read_rows
 from client.training import Examples

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from client.backbone import Backbone
 from common.errors import ConfigError, WeightsError
@@ -75,6 +75,64 @@ def installed(backbone: Backbone, arrays: Mapping[str, npt.NDArray[Any]]) -> Ite
         with torch.no_grad():
             for name, tensor in own.items():
                 state[name].copy_(tensor)
+
+
+class TunedPart:
+    """The blocks of a backbone that a job tunes: what of them is trained, and for a while trainable.
+
+    cut: their first block. parameters: what is trained and sent, by state_dict name. least: the images that a training
+    batch needs, because where batch statistics are computed one is not enough.
+    """
+
+    def __init__(self, job: Job, backbone: Backbone) -> None:
+        self._job = job
+        self.cut = cut_of(job, backbone)
+        self.parameters = backbone.parameters_from(self.cut, batch_norm=False)
+        self._norms = backbone.batch_norms_from(self.cut) if job.tune.local_batch_norm else {}
+        self.least = 2 if self._norms else 1
+
+    def arrays(self, tuned: Mapping[str, Float32], batch_norm: Mapping[str, Float32]) -> dict[str, npt.NDArray[Any]]:
+        """What is to be `installed` for a call: also what the call itself may change.
+
+        Raises:
+            WeightsError: the arrays are not those that the job tunes.
+        """
+        kept = self.batch_norm_arrays()
+        if tuned.keys() != self.parameters.keys() or not batch_norm.keys() <= kept.keys():
+            raise WeightsError(
+                f"a model with {len(tuned)} arrays of the backbone and {len(batch_norm)} of its batch normalisation, but "
+                f"tune: {self._job.tune.part} has {len(self.parameters)} and {len(kept)}; it is of another job"
+            )
+        counters = {f"{name}.num_batches_tracked": norm.num_batches_tracked for name, norm in self._norms.items()}
+        counted = {name: counter.cpu().numpy() for name, counter in counters.items() if counter is not None}
+        return {**counted, **kept, **tuned, **batch_norm}
+
+    def batch_norm_arrays(self) -> dict[str, Float32]:
+        """What stays in the hospital, by state_dict name."""
+        return {
+            f"{name}.{one}": array_of(getattr(norm, one)) for name, norm in self._norms.items() for one in OF_BATCH_NORM
+        }
+
+    def batch_norm_parameters(self) -> list[nn.Parameter]:
+        """What is trained and stays in the hospital."""
+        return [parameter for norm in self._norms.values() for parameter in norm.parameters()]
+
+    @contextmanager
+    def trainable(self, images: int) -> Iterator[None]:
+        """With gradients; batch normalisations that are trained compute statistics of the batch."""
+        parameters = [*self.parameters.values(), *self.batch_norm_parameters()]
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            for norm in self._norms.values():
+                norm.train(images >= self.least)
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+            for norm in self._norms.values():
+                norm.eval()
 
 
 def array_of(tensor: Tensor) -> Float32:

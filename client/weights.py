@@ -61,6 +61,7 @@ def _settle(network: nn.Module) -> None:
     digest is taken before, because these statistics may differ in the last bits between machines.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
     network.eval()
     for norm in norms:
         norm.train()
@@ -69,6 +70,9 @@ def _settle(network: nn.Module) -> None:
         noise = torch.nn.functional.interpolate(torch.rand(16, 3, 12, 12), size=(96, 96), mode="bilinear")
         with torch.no_grad():
             network(2 * noise - 1)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        # A job may train on with them: `tune.batch_norm: local`.
+        norm.momentum = momentum
 
 
 def _state(name: str, weights: Weights, weights_dir: Path | None) -> dict[str, Tensor] | None:

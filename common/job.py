@@ -11,82 +11,23 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from common.backbones import BACKBONES, FeatureBlock, backbone_row, feature_blocks
+from common.backbone_choice import Backbone as Backbone
+from common.backbone_choice import Seed
+from common.backbone_choice import Weights as Weights
+from common.backbones import FeatureBlock, backbone_row, feature_blocks
 from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError
+from common.feature_choice import Features as Features
+from common.feature_choice import fill_features
 from common.methods import DEFAULT as DEFAULT_METHOD
-from common.methods import METHODS, Count, Fraction, Positive
+from common.methods import Count, Fraction, Positive
 from common.methods import Method as Method
 from common.modalities import MODALITIES, OTHER
 from common.tuning import Tune as Tune
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Selectable = Literal["auroc", "average_precision", "balanced_accuracy", "accuracy", "f1", "log_loss"]
 SELECTABLE: tuple[str, ...] = get_args(Selectable)
 _CLASS_NAME = re.compile(r"\w[\w .+/-]{0,63}")
-_WEIGHTS_FILE = re.compile(r"\w[\w.+-]{0,119}\.safetensors")
-
-
-class Weights(Section):
-    """Where the backbone's weights come from: a torchvision name, a digest-pinned file, or random (demonstrations)."""
-
-    name: str | None = None
-    file: str | None = None
-    sha256: str | None = None
-    seed: Seed | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_word(cls, value: Any) -> Any:
-        if value == "random":
-            return {"name": "random", "seed": 0}
-        if isinstance(value, str):
-            return {"name": value}
-        return value
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.name is None) == (self.file is None):
-            raise ValueError(
-                "expected a torchvision weights name (IMAGENET1K_V1), {file: ..., sha256: ...}, or random; "
-                f"got {self.model_dump(exclude_none=True) or 'nothing'}"
-            )
-        if self.file is not None:
-            if self.sha256 is None or not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-                raise ValueError(
-                    "a weights file needs its sha256 (64 lower-case hex digits), so that every hospital loads "
-                    f"the same weights; got {self.sha256!r}; run: sha256sum {self.file}"
-                )
-            if not _WEIGHTS_FILE.fullmatch(self.file):
-                raise ValueError(
-                    f"file: expected the bare name of a .safetensors file in the weights directory, got {self.file!r}"
-                )
-        elif self.sha256 is not None:
-            raise ValueError("sha256 goes with file; a torchvision weights name is checked by torchvision itself")
-        if self.seed is not None and self.name != "random":
-            raise ValueError("seed goes with {name: random} only")
-        if self.name == "random" and self.seed is None:
-            raise ValueError("{name: random} needs a seed, so that every hospital has the same network")
-        return self
-
-    @property
-    def random(self) -> bool:
-        """Whether the weights are random: for demonstrations only."""
-        return self.name == "random"
-
-
-class Backbone(Section):
-    """The frozen network whose features the head reads."""
-
-    name: str
-    weights: Weights
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in BACKBONES:
-            raise ValueError(unknown("backbone", name, list(BACKBONES)))
-        return name
 
 
 class Image(Section):
@@ -99,50 +40,6 @@ class Image(Section):
 
     size: Annotated[int, Field(ge=32, le=1024)] | None = None
     fit: Literal["crop", "pad", "stretch"] = "pad"
-
-
-class Features(Section):
-    """What is taken from the backbone; what is left out is filled in by the job (`_fill_features`).
-
-    stages: `all`, `last`, or a list of stages of the backbone. pool: how a stage becomes a vector. mirror: each image is
-    seen with its mirror image (both are examples in training, their scores are averaged in diagnosis). views > 1: that
-    many augmented copies of each training image.
-    """
-
-    stages: Literal["all", "last"] | Annotated[list[str], Field(min_length=1)]
-    pool: Annotated[list[Literal["mean", "max"]], Field(min_length=1, max_length=2)]
-    mirror: bool
-    views: Annotated[int, Field(ge=1, le=32)] = 1
-
-    @field_validator("stages", mode="before")
-    @classmethod
-    def _named(cls, stages: Any) -> Any:
-        """A bare name is a list of one."""
-        if isinstance(stages, str):
-            return stages if stages in ("all", "last") else [stages]
-        if not isinstance(stages, list) or not stages:
-            got = "an empty list" if stages == [] else f"a {type(stages).__name__}"
-            raise ValueError(f"expected all, last, or a list of stages of the backbone, got {got}")
-        return stages
-
-    @field_validator("stages", "pool")
-    @classmethod
-    def _each_once(cls, names: Any) -> Any:
-        if isinstance(names, list) and len(set(names)) < len(names):
-            raise ValueError(f"each once, got {', '.join(names)}")
-        return names
-
-
-def _fill_features(given: Any, method: Any, modality: Any) -> Any:
-    """The features a job leaves open: several levels for the closed-form head, the last one for the others."""
-    if not isinstance(given, dict):
-        return given
-    name = method.get("name", DEFAULT_METHOD) if isinstance(method, dict) else method
-    row = METHODS.get(name) if isinstance(name, str) else None
-    closed = row is not None and not row.iterative
-    closed = closed or (isinstance(method, dict) and method.get("warm_start") == "analytic")
-    mirror = closed and isinstance(modality, str) and modality in MODALITIES and MODALITIES[modality].mirror
-    return {"stages": "all" if closed else "last", "pool": ["mean"], "mirror": mirror, **given}
 
 
 class Evaluation(Section):
@@ -225,7 +122,7 @@ class Job(Section):
         if not isinstance(value, dict):
             return value
         method, modality = value.get("method", DEFAULT_METHOD), value.get("modality", OTHER)
-        return {**value, "features": _fill_features(value.get("features", {}), method, modality)}
+        return {**value, "features": fill_features(value.get("features", {}), method, modality)}
 
     @field_validator("modality")
     @classmethod

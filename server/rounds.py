@@ -10,25 +10,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
 from common.candidates import improves
 from common.drift import learning_rates
-from common.errors import ArtifactError, FederationError
-from common.head import Float32, Head, Standardisation
+from common.errors import FederationError
+from common.head import Float32, Head
 from common.job import Job
-from common.messages import unpack_below, unpack_counts, unpack_model
+from common.messages import unpack_counts, unpack_model
 from common.metrics import ClassificationCounts, Metrics, derive
-from common.model import TUNED, Model
+from common.model import Model
 from common.wire import CORRECTION, Packed
 from server.afterwards import Afterwards, afterwards
+from server.beginning import answers_needed, describe, initial_arrays, require_same_job, standardisation_of
 from server.checkpoint import Checkpoint, Round
 from server.closed_form import closed_form
 from server.exchange import Exchange
-from server.members import Members, accept_members
+from server.members import Members
 from server.meter import Meter
 from server.questions import Answers, Questions, listed, pooled
-from server.strategies import Aggregator, Update, hospitals_needed
+from server.strategies import Aggregator, Update
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +75,11 @@ def run_job(job: Job, exchange: Exchange, hooks: Hooks | None = None, resume: Ch
     meter = Meter()
     with meter.phase("total"):
         with meter.phase("describe"):
-            members = _describe(job, exchange, meter)
-            _require_same(job, members, resume)
-            standardisation = resume.standardisation if resume else _standardisation(members)
+            members = describe(job, exchange, meter)
+            require_same_job(job, members, resume)
+            standardisation = resume.standardisation if resume else standardisation_of(members)
             questions = Questions(job, exchange, members, meter, standardisation)
-            pretrained = _initial(questions) if job.tune.deep else {}
+            pretrained = initial_arrays(questions) if job.tune.deep else {}
             questions = replace(questions, tuned={name: array.shape for name, array in pretrained.items()})
         for described in hooks.described:
             described(members)
@@ -104,51 +103,6 @@ def run_job(job: Job, exchange: Exchange, hooks: Hooks | None = None, resume: Ch
         choice=training.choice,
         after=after,
     )
-
-
-def _describe(job: Job, exchange: Exchange, meter: Meter) -> Members:
-    needed = _needed(job)
-    nodes = exchange.wait_for(needed, job.quorum.deadline_s)
-    asked = exchange.ask("describe", Packed({}, {"job": job.canonical_json()}), nodes, 0, job.quorum.deadline_s)
-    meter.count(asked)
-    return accept_members(job, nodes, asked, needed)
-
-
-def _needed(job: Job) -> int:
-    """The least number of usable answers in a round."""
-    return max(job.quorum.min_hospitals, hospitals_needed(job.method))
-
-
-def _require_same(job: Job, members: Members, resume: Checkpoint | None) -> None:
-    if resume and (resume.job_id, resume.fingerprint) != (job.job_id, members.fingerprint):
-        raise ArtifactError("the checkpoint is of another job or another feature space; resume the job it was made by")
-
-
-def _standardisation(members: Members) -> Standardisation:
-    """Mean and deviation of the federation's training features, from the hospitals' sums."""
-    told = [member.description for member in members.members]
-    return Standardisation.from_sums(
-        sum(one.examples for one in told),
-        np.sum([one.sums for one in told], axis=0),
-        np.sum([one.squares for one in told], axis=0),
-    )
-
-
-def _initial(questions: Questions) -> dict[str, Float32]:
-    """The backbone's arrays that the job tunes, as pretrained: from one hospital, with the digest that all declared.
-
-    Their shapes are not known here, so a hostile hospital could send others; the digest rules that out.
-
-    Raises:
-        FederationError: no hospital sent them.
-    """
-    reasons: dict[str, str] = {}
-    for node, member in questions.members.by_node().items():
-        told = questions.ask("initial", nodes={node: member.name})
-        reasons |= told.dropped
-        for reply in told.good.values():
-            return unpack_below(TUNED, reply.arrays)
-    raise FederationError(f"no hospital sent the pretrained arrays that the job tunes: {listed(reasons)}")
 
 
 class _Training:
@@ -219,7 +173,7 @@ class _Training:
             FederationError: too few hospitals sent usable sums.
         """
         with self._meter.phase("statistics"):
-            found = closed_form(self._questions, _needed(self._job), self._model.tuned, LOST_ROUNDS_IN_A_ROW)
+            found = closed_form(self._questions, answers_needed(self._job), self._model.tuned, LOST_ROUNDS_IN_A_ROW)
         made = Round(
             number=0 if self._job.method.iterative else 1,
             lost=False,
@@ -246,7 +200,7 @@ class _Training:
         with self._meter.phase("fit"):
             told = self._ask_fit(number)
             updates = [_update(name, reply) for name, reply in told.good.items()]
-            lost = len(updates) < _needed(self._job)
+            lost = len(updates) < answers_needed(self._job)
             norms = {update.hospital: update.model.distance(self._model) for update in updates}
             if not lost and self._aggregator is not None:
                 self._model = self._aggregator.combine(number, self._model, updates)

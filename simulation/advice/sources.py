@@ -13,7 +13,8 @@ MEDICAL_TRANSFER = "Raghu et al. 2019, arXiv 1902.07208"
 RIDGE = "Hastie, Tibshirani and Friedman 2009, The Elements of Statistical Learning, section 18.3"
 PROJECTION = "Achlioptas 2003, Journal of Computer and System Sciences 66:671"
 KRUM = (
-    "Karimireddy et al. 2022, arXiv 2006.09365; measured on chest X-rays (configs/chest_xray.yaml): krum's AUROC 0.40"
+    "Karimireddy et al. 2022, arXiv 2006.09365; measured on chest X-rays (consilium compare --rows krum,fedavg --seeds 3): "
+    "AUROC 0.41 against 0.96"
 )
 BALANCE = "King and Zeng 2001, Political Analysis 9:137"
 PRECISION_RECALL = "Saito and Rehmsmeier 2015, PLoS ONE 10:e0118432"

@@ -1,16 +1,20 @@
-"""What several tests of the hospital's side need: a small frozen network, hospitals of chosen images, requests."""
+"""What several tests of the hospital's side need: a small frozen network, hospitals of chosen images, requests, tuning."""
 
 import csv
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from client.deep import DeepTraining, Source
 from client.features import Extractor
 from client.hospital import Hospital
 from client.hospital_file import Data, HospitalFile, Policy
+from client.images import load_image, to_input
 from client.records import read_rows
+from client.tuned import pretrained
 from client.weights import load_backbone
 from common.head import Head, Standardisation
 from common.job import Job, Weights
@@ -18,7 +22,7 @@ from common.messages import pack_heads, pack_standardisation
 from common.model import Model
 from common.wire import Packed
 
-FEATURES = 512
+PLAIN_STEPS = {"momentum": 0.0, "weight_decay": 0.0, "lr": 0.01, "batch_size": 8}
 
 
 @pytest.fixture(scope="session")
@@ -71,11 +75,12 @@ class Requests:
 
     def __init__(self, job: Job, fingerprint: str) -> None:
         self.job, self.fingerprint = job, fingerprint
-        self.standardisation = Standardisation(np.full(FEATURES, 0.5, np.float16), np.full(FEATURES, 2, np.float16))
+        features = job.num_features
+        self.standardisation = Standardisation(np.full(features, 0.5, np.float16), np.full(features, 2, np.float16))
 
     def head(self, seed: int = 0) -> Head:
         rng = np.random.default_rng(seed)
-        weight = rng.normal(0, 0.05, (self.job.num_classes, FEATURES)).astype(np.float32)
+        weight = rng.normal(0, 0.05, (self.job.num_classes, self.job.num_features)).astype(np.float32)
         return Head(weight, rng.normal(0, 0.05, self.job.num_classes).astype(np.float32))
 
     def describe(self) -> Packed:
@@ -85,16 +90,19 @@ class Requests:
         arrays = {**Model(self.head()).arrays(), **pack_standardisation(self.standardisation)}
         return Packed(arrays, {**self.describe().fields, "fingerprint": self.fingerprint, "round": number})
 
+    def personalise(self, part: str = "test", number: int = 1) -> Packed:
+        return Packed(self.fit().arrays, {**self.about().fields, "part": part, "round": number})
+
     def about(self) -> Packed:
         return Packed({}, {**self.describe().fields, "fingerprint": self.fingerprint})
 
     def statistics(self) -> Packed:
         return Packed(pack_standardisation(self.standardisation), self.about().fields)
 
-    def evaluate(self, part: str = "test", heads: int = 2) -> Packed:
+    def evaluate(self, part: str = "test", heads: int = 2, number: int = 1) -> Packed:
         chosen = pack_heads([self.head(seed) for seed in range(heads)])
         arrays = {**chosen, **pack_standardisation(self.standardisation)}
-        fields = {**self.describe().fields, "fingerprint": self.fingerprint, "part": part, "round": 1}
+        fields = {**self.describe().fields, "fingerprint": self.fingerprint, "part": part, "round": number}
         return Packed(arrays, fields)
 
 
@@ -105,5 +113,82 @@ def requests_of():
     def make(job: Job, hospital: Hospital) -> Requests:
         described = hospital.answer("describe", Packed({}, {"job": job.canonical_json()}))
         return Requests(job, str(described.fields["fingerprint"]))
+
+    return make
+
+
+@pytest.fixture
+def one_thread():
+    """Where others want the processors too, layers as small as these wait ten times longer on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def sources(phantoms):
+    """Twenty images, one of either class after the other."""
+    classes = ("normal", "opacity")
+    rows = [row for folder in phantoms.values() for row in read_rows(folder)]
+    by_class = [[row for row in rows if row.label == name][:10] for name in classes]
+    return [
+        Source(row.path, hashlib.sha256(row.path.read_bytes()).digest(), classes.index(row.label))
+        for pair in zip(*by_class, strict=True)
+        for row in pair
+    ]
+
+
+class Tuning:
+    """A job that tunes, its backbone, and a model to start from."""
+
+    def __init__(self, job, network, sources, cache_dir, part, size=64, budget_bytes=10**9, images=20, **tune):
+        self.backbone = load_backbone(network, Weights(name="random", seed=1))
+        method = {"name": "fedavg", "rounds": 4, **PLAIN_STEPS, **tune.pop("method", {})}
+        features = tune.pop("features", {"stages": "all"})
+        self.job = job(
+            backbone={"name": network, "weights": {"name": "random", "seed": 1}},
+            image={"size": size},
+            modality="chest-xray",
+            method=method,
+            features=features,
+            tune={"part": part, "views": 1, "lr": 1e-4, **tune},
+        )
+        self.sources = sources[:images]
+        self.extractor = Extractor(self.backbone, torch.device("cpu"), size)
+        parts = {"train": self.sources, "test": self.sources[:5], "validation": []}
+        self.training = DeepTraining(self.job, self.extractor, parts, cache_dir, budget_bytes)
+        self.tuned = pretrained(self.job, self.backbone)
+        rng = np.random.default_rng(0)
+        weight = rng.normal(0, 0.01, (2, self.job.num_features)).astype(np.float32)
+        self.start = Model(Head(weight, np.array([0.1, -0.1], np.float32)), self.tuned)
+        self._standardisation = None
+
+    @property
+    def standardisation(self):
+        if self._standardisation is None:
+            x = self.training.features(self.tuned, "train", {}).astype(float)
+            self._standardisation = Standardisation.from_sums(len(x), x.sum(0), (x**2).sum(0))
+        return self._standardisation
+
+    def fit(self, start=None, seed=5, server_round=1, batch_norm=None, correction=None):
+        return self.training.fit(
+            start or self.start, self.standardisation, seed, server_round, batch_norm or {}, correction
+        )
+
+    def pixels(self, view=0):
+        images = np.stack([to_input(load_image(source.path), self.job.size_px, "pad") for source in self.sources])
+        return images if view == 0 else np.ascontiguousarray(images[..., ::-1])
+
+    def labels(self):
+        return np.array([source.label for source in self.sources], np.int64)
+
+
+@pytest.fixture
+def case(job, sources, tmp_path, one_thread):
+    """A `Tuning` with the chosen network and part; further arguments go to it and to the section `tune` of its job."""
+
+    def make(network="squeezenet1_1", part="last-blocks", cache_dir=tmp_path, **changes):
+        return Tuning(job, network, sources, cache_dir, part, **changes)
 
     return make

@@ -1,15 +1,24 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from client import diagnosis
+from client.deep import DeepTraining, Source
 from client.diagnosis import REFER, Diagnostician
+from client.feature_space import columns_of
+from client.features import Extractor
+from client.images import load_image, to_input
+from client.local_state import LocalState, load_kept
 from client.records import read_rows
+from client.weights import load_backbone
 from common.artifact import load_model, save_model
-from common.errors import ArtifactError
+from common.errors import ArtifactError, DataError
 from common.head import Head, Standardisation
 from common.job import parse_job
+from common.model import Model, digest_of_arrays
 from simulation.run import simulate
 
 
@@ -106,3 +115,204 @@ def test_a_folded_head_on_raw_features_is_the_head_on_standardised_ones(diagnost
     on_standardised = head.probabilities(standardisation.apply(features))
     np.testing.assert_allclose(standardisation.fold(head).probabilities(features), on_standardised, atol=1e-5)
     assert not np.allclose(head.probabilities(features), on_standardised, atol=1e-2)
+
+
+class Run:
+    """A run of two hospitals that tunes the last blocks and mirrors, and what they keep of it."""
+
+    def __init__(self, job, phantoms, folder, **changes):
+        self.job = job(
+            backbone={"name": "mobilenet_v3_small", "weights": {"name": "random", "seed": 1}},
+            modality="chest-xray",
+            features={"stages": "last", "mirror": True},
+            method={
+                "name": "fedavg",
+                "rounds": 1,
+                "batch_size": 8,
+                "lr": 0.001,
+                "optimizer": "adam",
+                "local_epochs": 2,
+            },
+            personalisation={"epochs": 2},
+            **changes,
+        )
+        self.cache = folder / "cache"
+        two = dict(list(phantoms.items())[:2])
+        result = simulate(self.job, two, folder / "run", cache_dir=self.cache, device="cpu")
+        self.path = result.folder / "model.safetensors"
+        self.model, self.manifest = load_model(self.path)
+        assert self.manifest.rounds == 1
+
+    def kept(self, what, hospital="hospital-a") -> Path:
+        return LocalState(self.cache, hospital, self.job).path(what, 1)
+
+    def probabilities(self, images, head=None, batch_norm=None, tuned=None):
+        """As the hospital computes them in its rounds: the features of `DeepTraining`, and the head on top."""
+        backbone = load_backbone("mobilenet_v3_small", self.job.backbone.weights)
+        sources = [Source(path, hashlib.sha256(path.read_bytes()).digest(), 0) for path in images]
+        extractor = Extractor(backbone, torch.device("cpu"), self.job.size_px)
+        training = DeepTraining(self.job, extractor, {"test": sources}, self.cache, 10**9)
+        features = training.features(self.model.tuned if tuned is None else tuned, "test", batch_norm or {})
+        return (head or self.model.head).probabilities(features)
+
+
+@pytest.fixture(scope="module")
+def tuned_run(job, phantoms, tmp_path_factory):
+    tune = {"part": "last-blocks", "views": 1, "lr": 0.0001}
+    return Run(job, phantoms, tmp_path_factory.mktemp("tuned"), tune=tune)
+
+
+@pytest.fixture(scope="module")
+def fedbn_run(job, phantoms, tmp_path_factory):
+    tune = {"part": "last-blocks", "views": 1, "lr": 0.0001, "batch_norm": "local"}
+    return Run(job, phantoms, tmp_path_factory.mktemp("fedbn"), tune=tune)
+
+
+def found(images, *arguments, **options):
+    """Probabilities (N, C) of a diagnosis."""
+    diagnoses = Diagnostician(*arguments, device="cpu", **options).diagnose(images, 0.0)
+    return np.array([list(one.probabilities.values()) for one in diagnoses])
+
+
+def assert_same(one, other):
+    """But for the activations at the cut, which are rounded to float16 on their way through the cache."""
+    np.testing.assert_allclose(one, other, atol=5e-4)
+
+
+def apart(one, other):
+    return np.abs(one - other).max() > 0.05
+
+
+def test_a_tuned_model_diagnoses_as_the_hospitals_saw_it(tuned_run, images):
+    given = found(images, tuned_run.path)
+    assert_same(given, tuned_run.probabilities(images))
+    pretrained = load_backbone("mobilenet_v3_small", tuned_run.job.backbone.weights).network.state_dict()
+    before = {name: pretrained[name].numpy() for name in tuned_run.model.tuned}
+    assert apart(given, tuned_run.probabilities(images, tuned=before))
+
+
+def test_each_image_is_diagnosed_with_its_mirror_image(diagnostician, tuned_run, images):
+    one = Diagnostician(tuned_run.path, device="cpu")
+    pixels = np.stack([to_input(load_image(path), 64, "pad") for path in images])
+    turned = np.ascontiguousarray(pixels[..., ::-1])
+    np.testing.assert_allclose(one._features(pixels), one._features(turned), rtol=1e-5, atol=1e-5)
+    # That of a job without mirrored views sees the side.
+    assert not np.allclose(diagnostician._features(pixels), diagnostician._features(turned), rtol=1e-3)
+
+
+def test_the_backbone_is_as_it_was_after_a_diagnosis(tuned_run, images):
+    one = Diagnostician(tuned_run.path, device="cpu")
+    pixels = np.stack([to_input(load_image(path), 64, "pad") for path in images])
+    backbone = one._extractor.backbone
+    before = one._extractor(pixels)[:, columns_of(tuned_run.job)]
+    names = {name: tensor.numpy().copy() for name, tensor in backbone.network.state_dict().items()}
+    one.diagnose(images, 0.0)
+    assert np.array_equal(one._extractor(pixels)[:, columns_of(tuned_run.job)], before)
+    assert all(np.array_equal(tensor.numpy(), names[name]) for name, tensor in backbone.network.state_dict().items())
+
+
+def test_without_its_own_batch_normalisation_a_hospital_cannot_diagnose(fedbn_run):
+    with pytest.raises(ArtifactError, match=r"tune\.batch_norm: local.*--batch-norm \(batch-norm-\*\.safetensors"):
+        Diagnostician(fedbn_run.path, device="cpu")
+
+
+def test_with_its_own_batch_normalisation_it_diagnoses_as_in_its_rounds(fedbn_run, images):
+    by_hospital = {}
+    for hospital in ("hospital-a", "hospital-b"):
+        path = fedbn_run.kept("batch-norm", hospital)
+        by_hospital[hospital] = found(images, fedbn_run.path, batch_norm=path)
+        assert_same(by_hospital[hospital], fedbn_run.probabilities(images, batch_norm=load_kept(path).arrays))
+    assert apart(by_hospital["hospital-a"], fedbn_run.probabilities(images))
+    assert np.abs(by_hospital["hospital-a"] - by_hospital["hospital-b"]).max() > 1e-3
+
+
+def test_batch_normalisation_of_another_job_round_or_kind_is_refused(fedbn_run, tuned_run, job, tmp_path):
+    arrays = dict(load_kept(fedbn_run.kept("batch-norm")).arrays)
+    name = next(iter(arrays))
+    other, own = LocalState(tmp_path, "hospital-a", job()), LocalState(tmp_path, "hospital-a", fedbn_run.job)
+    other.save("batch-norm", 1, arrays)
+    own.save("batch-norm", 1, {one: array for one, array in arrays.items() if one != name})
+    own.save("more", 1, {**arrays, "classifier.0.weight": arrays[name]})
+    own.save("later", 2, arrays)
+    for path in (
+        other.path("batch-norm", 1),
+        own.path("batch-norm", 1),
+        own.path("more", 1),
+        own.path("later", 2),
+        fedbn_run.kept("personal"),
+        tuned_run.kept("personal"),
+    ):
+        with pytest.raises(
+            ArtifactError, match=f"{path.name} does not belong to this model: expected {len(arrays)} arrays"
+        ):
+            Diagnostician(fedbn_run.path, device="cpu", batch_norm=path)
+    with pytest.raises(DataError, match="cannot be read"):
+        Diagnostician(fedbn_run.path, device="cpu", batch_norm=tmp_path / "gone.safetensors")
+
+
+def test_a_hospital_that_missed_the_last_rounds_has_the_batch_normalisation_of_the_one_before(
+    fedbn_run, images, tmp_path
+):
+    """The model is of round 5, the file of round 1."""
+    changed = fedbn_run.manifest.model_copy(update={"rounds": 5})
+    save_model(tmp_path / "five.safetensors", fedbn_run.model, changed)
+    path = fedbn_run.kept("batch-norm")
+    five = found(images, tmp_path / "five.safetensors", batch_norm=path)
+    assert np.array_equal(five, found(images, fedbn_run.path, batch_norm=path))
+
+
+def test_a_model_of_round_0_has_the_pretrained_batch_normalisation(fedbn_run, images, tmp_path):
+    """Of a warm start that no round improved: no hospital has a file that belongs to it."""
+    changed = fedbn_run.manifest.model_copy(update={"rounds": 0})
+    save_model(tmp_path / "none.safetensors", fedbn_run.model, changed)
+    assert_same(found(images, tmp_path / "none.safetensors"), fedbn_run.probabilities(images))
+    with pytest.raises(ArtifactError, match="leave --batch-norm out"):
+        Diagnostician(tmp_path / "none.safetensors", device="cpu", batch_norm=fedbn_run.kept("batch-norm"))
+
+
+def test_batch_normalisation_goes_with_no_other_model(tuned_run, fedbn_run, model):
+    for path in (tuned_run.path, model):
+        with pytest.raises(
+            ArtifactError, match="has no batch normalisation of a hospital's own; leave --batch-norm out"
+        ):
+            Diagnostician(path, device="cpu", batch_norm=fedbn_run.kept("batch-norm"))
+
+
+def test_a_personalised_head_takes_the_place_of_the_global_one(tuned_run, fedbn_run, images):
+    for run, more in ((tuned_run, {}), (fedbn_run, {"batch_norm": fedbn_run.kept("batch-norm")})):
+        path = run.kept("personal")
+        kept = load_kept(path)
+        assert (kept.job_id, kept.number) == (run.job.job_id, 1)
+        assert kept.model == digest_of_arrays(run.model.arrays())
+        given = found(images, run.path, personal=path, **more)
+        own = load_kept(more["batch_norm"]).arrays if more else {}
+        head = Head(kept.arrays["weight"], kept.arrays["bias"])
+        assert_same(given, run.probabilities(images, head=head, batch_norm=own))
+        assert apart(given, found(images, run.path, **more))
+
+
+def test_a_personalised_head_of_another_job_or_model_is_refused(tuned_run, fedbn_run, job, tmp_path):
+    right = load_kept(tuned_run.kept("personal"))
+    moved = Model(Head(tuned_run.model.head.weight, tuned_run.model.head.bias + 1), tuned_run.model.tuned)
+    other, own = LocalState(tmp_path, "hospital-a", job()), LocalState(tmp_path, "hospital-a", tuned_run.job)
+    other.save("personal", 1, right.arrays, right.model)
+    own.save("personal", 1, right.arrays, digest_of_arrays(moved.arrays()))
+    own.save("unsaid", 1, right.arrays)
+    files = [other.path("personal", 1), own.path("personal", 1), own.path("unsaid", 1), fedbn_run.kept("personal")]
+    for path in files:
+        with pytest.raises(ArtifactError, match=r"is no personalised head of this model.*leave --personal out"):
+            Diagnostician(tuned_run.path, device="cpu", personal=path)
+    with pytest.raises(ArtifactError, match="is no personalised head of this model"):
+        Diagnostician(
+            fedbn_run.path,
+            device="cpu",
+            personal=fedbn_run.kept("batch-norm"),
+            batch_norm=fedbn_run.kept("batch-norm"),
+        )
+    # And the right one belongs to no other model of the same job.
+    save_model(tmp_path / "moved.safetensors", moved, tuned_run.manifest)
+    with pytest.raises(ArtifactError, match="is no personalised head of this model"):
+        Diagnostician(tmp_path / "moved.safetensors", device="cpu", personal=tuned_run.kept("personal"))
+    assert Diagnostician(tuned_run.path, device="cpu", personal=tuned_run.kept("personal")).model.tuned.keys() == (
+        tuned_run.model.tuned.keys()
+    )

@@ -17,7 +17,9 @@ from common.wire import (
     EVALUATED_PARTS,
     MAX_HEADS,
     PARTS,
+    PERSONALISED,
     REFUSAL,
+    REQUESTS,
     Packed,
     dimensions,
     problem_with,
@@ -56,7 +58,17 @@ def parts_of(phantoms, hospital_with, requests_of, manifest_of, tmp_path):
     return make
 
 
-def test_every_reply_is_on_the_allow_list(hospital, asked):
+EVERYTHING = {
+    "method": {"name": "fedavg", "rounds": 4, "warm_start": "analytic"},
+    "evaluation": {"test_fraction": 0.25, "validation_fraction": 0.2, "cross_site": True},
+    "personalisation": {"epochs": 1},
+}
+"""A job that asks for every kind but the pretrained arrays."""
+
+
+def test_every_reply_is_on_the_allow_list(hospital, job, requests_of):
+    asked = requests_of(job(**EVERYTHING), hospital)
+
     def problem(kind, request, heads=1):
         reply = hospital.answer(kind, request)
         return problem_with(reply, reply_schema(kind, asked.job, {}), dimensions(asked.job, heads))
@@ -67,6 +79,67 @@ def test_every_reply_is_on_the_allow_list(hospital, asked):
     assert problem("own", asked.statistics()) is None
     for part in EVALUATED_PARTS:
         assert problem("evaluate", asked.evaluate(part, heads=2), 2) is None
+        assert problem("personalise", asked.personalise(part), len(PERSONALISED)) is None
+
+
+def in_kind(asked, kind, number=1):
+    """A well-formed request of a kind."""
+    made = {
+        "describe": asked.describe,
+        "initial": asked.about,
+        "statistics": asked.statistics,
+        "own": asked.statistics,
+        "fit": lambda: asked.fit(number),
+        "evaluate": lambda: asked.evaluate(number=number),
+        "personalise": lambda: asked.personalise(number=number),
+    }
+    return made[kind]()
+
+
+ANALYTIC = {"method": "analytic", "features": {"stages": "last"}}
+CROSS_SITE = {"evaluation": {"test_fraction": 0.25, "validation_fraction": 0.2, "cross_site": True}}
+ASKED = {
+    "describe": ([{}, ANALYTIC], []),
+    "evaluate": ([{}, ANALYTIC], []),
+    "statistics": ([ANALYTIC, EVERYTHING], [{}, {"method": "scaffold"}, CROSS_SITE]),
+    "fit": ([{}, EVERYTHING], [ANALYTIC, {**ANALYTIC, **CROSS_SITE}]),
+    "own": ([CROSS_SITE, {**ANALYTIC, **CROSS_SITE}], [{}, ANALYTIC, {"personalisation": {}}]),
+    "personalise": ([{"personalisation": {"epochs": 1}}, EVERYTHING], [{}, ANALYTIC, CROSS_SITE]),
+    "initial": ([{"tune": {"part": "last-blocks", "blocks": 1}}], [{}, ANALYTIC, EVERYTHING]),
+}
+"""By kind: jobs that ask for it, and jobs that do not."""
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_a_hospital_answers_what_the_job_asks_for_and_nothing_else(kind, phantoms, hospital_with, job, requests_of):
+    hospital = hospital_with(phantoms["hospital-a"], allow_tuning=("head", "last-blocks"))
+    asking, others = ASKED[kind]
+    for changes in asking:
+        assert REFUSAL not in hospital.answer(kind, in_kind(requests_of(job(**changes), hospital), kind)).fields
+    for changes in others:
+        assert code(hospital.answer(kind, in_kind(requests_of(job(**changes), hospital), kind))) == "bad-request"
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [("fit", (1, 4), (-1, 0, 5, 10**9)), ("evaluate", (0, 1, 4), (-1, 5, 2**62)), ("personalise", (0, 4), (-1, 5))],
+)
+def test_a_request_is_about_a_round_of_the_job(kind, good, bad, hospital, job, requests_of):
+    """A round is a file at the hospital, and another seed: no more of them than were agreed on."""
+    asked = requests_of(job(**EVERYTHING), hospital)
+    for number in good:
+        assert REFUSAL not in hospital.answer(kind, in_kind(asked, kind, number)).fields
+    for number in bad:
+        assert code(hospital.answer(kind, in_kind(asked, kind, number))) == "bad-request"
+
+
+def test_a_closed_form_job_has_one_round(hospital, job, requests_of):
+    asked = requests_of(job(**ANALYTIC), hospital)
+    assert [REFUSAL in hospital.answer("evaluate", asked.evaluate(number=number)).fields for number in (0, 1, 2)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_reply_that_departs_from_the_allow_list_stays_here(hospital, asked, monkeypatch):

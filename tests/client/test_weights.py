@@ -184,3 +184,15 @@ def test_real_weights_load(shared, name, sha256):
     assert backbone.digest == again.digest
     assert torch.isfinite(features).all()
     assert features.std() > 0.01
+
+
+@pytest.mark.parametrize("network", ["mobilenet_v2", "mobilenet_v3_small", "inception_v3"])
+def test_the_batch_normalisations_of_a_random_network_keep_their_momentum(network):
+    """As torchvision builds them, so that statistics that are trained on move as in a pretrained network."""
+
+    def momenta(module):
+        return [one.momentum for one in module.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+
+    loaded = load_backbone(network, Weights(name="random", seed=1)).network
+    assert momenta(loaded) == momenta(NETWORKS[network].build())
+    assert all(0 < momentum < 0.5 for momentum in momenta(loaded))

@@ -263,40 +263,6 @@ def test_fractions_must_leave_patients_for_training() -> None:
     )
 
 
-def weights(value: Any) -> Any:
-    return {"backbone": {"name": "resnet18", "weights": value}}
-
-
-def test_the_forms_of_weights() -> None:
-    assert job(**weights("random")) == job(**weights({"name": "random", "seed": 0}))
-    assert job(**weights("random")).backbone.weights.random
-    assert job(**weights("IMAGENET1K_V1")) == job(**weights({"name": "IMAGENET1K_V1"}))
-    assert not job(**weights("IMAGENET1K_V1")).backbone.weights.random
-    assert job(**weights({"file": "a.safetensors", "sha256": DIGEST})).backbone.weights.file == "a.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ({}, "expected a torchvision weights name"),
-        ({"name": "X", "file": "a.safetensors", "sha256": DIGEST}, "expected a torchvision weights name"),
-        ({"file": "a.safetensors"}, "a weights file needs its sha256"),
-        ({"file": "a.safetensors", "sha256": DIGEST.upper()}, "a weights file needs its sha256"),
-        ({"file": "a.safetensors", "sha256": DIGEST + "\n"}, "a weights file needs its sha256"),
-        ({"file": "a.pth", "sha256": DIGEST}, "file: expected the bare name of a .safetensors file"),
-        ({"file": "../a.safetensors", "sha256": DIGEST}, "file: expected the bare name of a .safetensors file"),
-        ({"file": "/etc/a.safetensors", "sha256": DIGEST}, "file: expected the bare name of a .safetensors file"),
-        ({"file": "a\x00.safetensors", "sha256": DIGEST}, "file: expected the bare name of a .safetensors file"),
-        ({"name": "IMAGENET1K_V1", "sha256": DIGEST}, "sha256 goes with file"),
-        ({"name": "IMAGENET1K_V1", "seed": 1}, "seed goes with {name: random} only"),
-        ({"name": "random"}, "{name: random} needs a seed"),
-        (3, "expected a mapping of keys to values, got 3"),
-    ],
-)
-def test_weights_that_are_refused(value: Any, expected: str) -> None:
-    assert problem(**weights(value)).startswith(f"backbone.weights: {expected}")
-
-
 def test_every_metric_a_round_is_selected_by_exists() -> None:
     assert set(SELECTABLE) <= set(HIGHER_IS_BETTER)
 
@@ -308,72 +274,6 @@ def test_what_cannot_be_given_is_refused_not_left_out() -> None:
     both = job(privacy={"secure_aggregation": True, "differential_privacy": {"epsilon": 3}})
     with pytest.raises(ConfigError, match=r"privacy\.secure_aggregation and privacy\.differential_privacy: asked for"):
         require_runnable(both)
-
-
-def stages(found: Job) -> list[str]:
-    return list(dict.fromkeys(block.stage for block in found.feature_blocks))
-
-
-def test_the_closed_form_reads_all_stages_and_the_others_the_last() -> None:
-    """resnet18 has stages of 64, 128, 256 and 512 channels; each gives its mean."""
-    several = job()
-    assert (several.features.stages, several.features.pool, several.features.mirror) == ("all", ["mean"], False)
-    assert stages(several) == ["layer1.1", "layer2.1", "layer3.1", "output"]
-    assert several.num_features == 64 + 128 + 256 + 512
-    last = job(method="fedavg")
-    assert (last.features.stages, last.features.pool, last.features.mirror) == ("last", ["mean"], False)
-    assert last.num_features == 512
-    assert job(method={"name": "fedavg", "warm_start": "analytic"}).features == several.features
-
-
-@pytest.mark.parametrize(
-    ("method", "features", "pool", "width"),
-    [
-        ("analytic", {"stages": "last"}, ["mean"], 512),
-        ("analytic", {"pool": ["max"]}, ["max"], 960),
-        ("analytic", {"pool": ["mean", "max"]}, ["mean", "max"], 1920),
-        ("analytic", {"stages": ["layer1.1"]}, ["mean"], 64),
-        ("analytic", {"stages": "layer1.1"}, ["mean"], 64),
-        ("analytic", {"stages": "layer1.1", "pool": ["mean", "max"]}, ["mean", "max"], 128),
-        ("fedavg", {"stages": "all"}, ["mean"], 960),
-        ("fedavg", {"stages": ["output", "layer1.1"], "pool": ["max"]}, ["max"], 576),
-        ("fedavg", {"pool": ["max", "mean"]}, ["max", "mean"], 1024),
-    ],
-)
-def test_what_a_job_says_of_its_features_stands(
-    method: str, features: dict[str, Any], pool: list[str], width: int
-) -> None:
-    found = job(method=method, features=features)
-    assert (found.features.pool, found.num_features) == (pool, width)
-
-
-@pytest.mark.parametrize(
-    ("features", "expected"),
-    [
-        ({"stages": ["layer9"]}, "features.stages: unknown stage of resnet18: 'layer9'; did you mean 'layer"),
-        (
-            {"stages": "first"},
-            "features.stages: unknown stage of resnet18: 'first'; choose one of: all, last, layer1.1,",
-        ),
-        ({"stages": 3}, "features.stages: expected all, last, or a list of stages of the backbone, got a int"),
-        ({"stages": []}, "features.stages: expected all, last, or a list of stages of the backbone, got an empty list"),
-        ({"stages": ["layer1.1", "layer1.1"]}, "features.stages: each once, got layer1.1, layer1.1"),
-        ({"pool": ["mean", "mean"]}, "features.pool: each once, got mean, mean"),
-        ({"pool": ["sum"]}, "features.pool[0]: input should be 'mean' or 'max', got 'sum'"),
-        ({"pool": "mean"}, "features.pool: input should be a valid list, got 'mean'"),
-        ({"mirror": 1}, "features.mirror: expected true or false, got 1"),
-        ({"stage": "all"}, "features.stage: unknown key; did you mean 'stages'?; the keys here are: mirror, pool, "),
-    ],
-)
-def test_features_that_are_refused(features: dict[str, Any], expected: str) -> None:
-    assert problem(features=features).startswith(expected)
-
-
-def test_mirrored_views_are_examples_too() -> None:
-    assert job(modality="chest-xray").examples_per_image == 2
-    assert job(modality="chest-xray", features={"views": 3}).examples_per_image == 6
-    assert job(modality="chest-xray", features={"mirror": False, "views": 3}).examples_per_image == 3
-    assert job().examples_per_image == 1
 
 
 def test_deep_tuning_needs_rounds() -> None:

@@ -6,14 +6,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.deep import _sizes
 from common.errors import FederationError
 from common.head import Standardisation
 from common.job import parse_job
 from common.messages import Description
 from common.sums import Sums
 from common.wire import STATISTICS_DTYPE, Packed
-from server.guard import Expected, _steps, screen
+from server.guard import Expected, screen
 from server.rounds import Hooks, run_job
 
 TUNED = {"b.weight": np.arange(6, dtype=np.float32).reshape(3, 2), "a.bias": np.ones(3, np.float32)}
@@ -315,26 +314,6 @@ def test_batch_normalisation_of_its_own_takes_two_images_a_step_at_least(
     run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append]))
     reason = f"field 'steps': expected {least} to {most}, got one outside"
     assert rounds[0].dropped == {"few": reason, "many": reason}
-
-
-@pytest.mark.parametrize("images", [1, 2, 3, 9, 50])
-@pytest.mark.parametrize("batch_size", [1, 2, 7, 8, 64])
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("least", [1, 2])
-def test_the_batches_that_a_hospital_makes_are_as_many_as_the_guard_expects(images, batch_size, accumulate, least):
-    """least: 2 in a network with batch normalisations, where the job trains them."""
-    job = parse_job(
-        {
-            "name": "j",
-            "classes": ["a", "b", "c"],
-            "backbone": {"name": "mobilenet_v2", "weights": "random"},
-            "features": {"stages": ["features.3"], "pool": ["mean"]},
-            "method": {"name": "scaffold", "local_epochs": 3, "batch_size": batch_size},
-            "tune": {"part": "last-blocks", "accumulate": accumulate, "batch_norm": "local"},
-        }
-    )
-    least_steps, most_steps = _steps(Packed({}, {"examples": images}), Expected("fit", job))
-    assert least_steps <= 3 * len(_sizes(images, batch_size * accumulate, least)) <= most_steps
 
 
 def no_steps(_kind, records):

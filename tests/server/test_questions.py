@@ -105,3 +105,37 @@ def test_pooled_counts_are_the_sum():
 def test_reasons_are_listed_by_hospital():
     assert listed({"a": "declined: internal-error", "b": "no answer"}) == "a: declined: internal-error; b: no answer"
     assert listed({}) == ""
+
+
+def test_each_hospital_may_be_sent_arrays_of_its_own_and_its_bytes_are_counted(questions, scripted):
+    """b is sent a thousand numbers more than a; what is common to both comes with it."""
+    hospitals = {name: scripted() for name in "ab"}
+    asking = questions(hospitals)
+    common = {
+        name: array[None]
+        for name, array in zip(("weight", "bias"), (heads(1)[0].weight, heads(1)[0].bias), strict=True)
+    }
+    own = {"a": {"mine": np.zeros(4, np.float32)}, "b": {"mine": np.ones(1004, np.float32)}}
+    fields = {"part": "test", "round": 0}
+    told = asking.ask("evaluate", common, fields, part="test", own=own)
+    for name, hospital in hospitals.items():
+        request = hospital.requests[-1]
+        np.testing.assert_array_equal(request.arrays["mine"], own[name]["mine"])
+        assert set(request.arrays) == {"weight", "bias", "mean", "scale", "mine"}
+        assert request.fields == {**request.fields, **fields}
+    assert list(told.good) == ["a", "b"]
+    same = asking.ask("evaluate", {**common, "mine": own["a"]["mine"]}, fields, part="test")
+    assert same.asked.bytes_down < told.asked.bytes_down
+    assert told.asked.bytes_down - same.asked.bytes_down == pytest.approx(4000, abs=20)
+
+
+def test_own_arrays_go_to_the_nodes_that_are_asked_only(questions, scripted):
+    hospitals = {name: scripted() for name in "ab"}
+    asking = questions(hospitals)
+    [node] = [node for node, member in asking.members.by_node().items() if member.name == "b"]
+    head = {"weight": heads(1)[0].weight[None], "bias": heads(1)[0].bias[None]}
+    own = {name: {"mine": np.full(2, at, np.float32)} for at, name in enumerate("ab")}
+    told = asking.ask("evaluate", head, {"part": "test", "round": 0}, part="test", nodes={node: "b"}, own=own)
+    assert list(told.good) == ["b"]
+    assert hospitals["a"].asked == ["describe"]
+    assert hospitals["b"].requests[-1].arrays["mine"].tolist() == [1.0, 1.0]

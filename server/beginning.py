@@ -1,0 +1,71 @@
+"""What is settled before the first round: who takes part, how features are standardised, what the backbone starts from."""
+
+import numpy as np
+
+from common.errors import ArtifactError, FederationError
+from common.head import Float32, Standardisation
+from common.job import Job
+from common.messages import unpack_below
+from common.model import TUNED
+from common.wire import Packed
+from server.checkpoint import Checkpoint
+from server.exchange import Exchange
+from server.members import Members, accept_members
+from server.meter import Meter
+from server.questions import Questions, listed
+from server.strategies import hospitals_needed
+
+
+def describe(job: Job, exchange: Exchange, meter: Meter) -> Members:
+    """The hospitals that take part, by what they say of themselves.
+
+    Raises:
+        FederationError: too few hospitals take part.
+    """
+    needed = answers_needed(job)
+    nodes = exchange.wait_for(needed, job.quorum.deadline_s)
+    asked = exchange.ask("describe", Packed({}, {"job": job.canonical_json()}), nodes, 0, job.quorum.deadline_s)
+    meter.count(asked)
+    return accept_members(job, nodes, asked, needed)
+
+
+def answers_needed(job: Job) -> int:
+    """The least number of usable answers in a round."""
+    return max(job.quorum.min_hospitals, hospitals_needed(job.method))
+
+
+def require_same_job(job: Job, members: Members, resume: Checkpoint | None) -> None:
+    """Go on from a checkpoint only where it belongs.
+
+    Raises:
+        ArtifactError: `resume` is of another job or another feature space.
+    """
+    if resume and (resume.job_id, resume.fingerprint) != (job.job_id, members.fingerprint):
+        raise ArtifactError("the checkpoint is of another job or another feature space; resume the job it was made by")
+
+
+def standardisation_of(members: Members) -> Standardisation:
+    """Mean and deviation of the federation's training features, from the hospitals' sums."""
+    told = [member.description for member in members.members]
+    return Standardisation.from_sums(
+        sum(one.examples for one in told),
+        np.sum([one.sums for one in told], axis=0),
+        np.sum([one.squares for one in told], axis=0),
+    )
+
+
+def initial_arrays(questions: Questions) -> dict[str, Float32]:
+    """The backbone's arrays that the job tunes, as pretrained: from one hospital, with the digest that all declared.
+
+    Their shapes are not known here, so a hostile hospital could send others; the digest rules that out.
+
+    Raises:
+        FederationError: no hospital sent them.
+    """
+    reasons: dict[str, str] = {}
+    for node, member in questions.members.by_node().items():
+        told = questions.ask("initial", nodes={node: member.name})
+        reasons |= told.dropped
+        for reply in told.good.values():
+            return unpack_below(TUNED, reply.arrays)
+    raise FederationError(f"no hospital sent the pretrained arrays that the job tunes: {listed(reasons)}")
