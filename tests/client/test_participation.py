@@ -153,6 +153,40 @@ def test_a_model_of_a_round_is_counted_with_the_batch_normalisation_of_that_roun
     assert losses(1) == losses(1)
 
 
+def test_a_hospital_that_missed_rounds_goes_on_with_the_batch_normalisation_of_its_last_one(hospital, job):
+    """As if no round had been in between: not from the pretrained one, and not with an error."""
+    tune = {"part": "last-blocks", "blocks": 2, "batch_norm": "local", "views": 1}
+    tuning = job(backbone=SMALL, method={"name": "fedavg", "rounds": 9}, tune=tune)
+    described = describe(hospital, tuning)
+    start = initial_model(hospital, tuning, described)
+    state = hospital._part._state
+
+    def after(number: int) -> dict[str, np.ndarray]:
+        return state.load_latest(BATCH_NORM_STATE, number)
+
+    def bits(arrays) -> dict[str, bytes]:
+        return {name: array.tobytes() for name, array in arrays.items()}
+
+    fit(hospital, tuning, described, start, 1)
+    first = after(1)
+    assert first
+    assert bits(after(4)) == bits(first)
+    missed = fit(hospital, tuning, described, start, 5)
+    there, given = bits(after(5)), bits(missed.arrays)
+    assert not state.path(BATCH_NORM_STATE, 4).exists()
+    # The same round again, after rounds 2 to 4 that changed nothing of it.
+    for number in (2, 3, 4):
+        state.save(BATCH_NORM_STATE, number, first)
+    again = fit(hospital, tuning, described, start, 5)
+    assert (bits(after(5)), bits(again.arrays)) == (there, given)
+    # From the pretrained one it would come elsewhere.
+    for path in state.folder.glob(f"{BATCH_NORM_STATE}-*"):
+        path.unlink()
+    fresh = fit(hospital, tuning, described, start, 5)
+    assert bits(after(5)) != there
+    assert bits(fresh.arrays) != given
+
+
 def test_personalised_models_are_counted_in_order_and_the_head_stays_here(hospital, job):
     personal = job(method="analytic", personalisation={"epochs": 3})
     described = describe(hospital, personal)

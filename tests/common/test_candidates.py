@@ -155,6 +155,13 @@ def test_without_validation_the_least_error_left_out_decides_and_the_first_of_eq
     assert by_sums_alone(found[2:]) is found[2]
 
 
+def test_the_temperatures_are_powers_of_two_by_quarters_about_one() -> None:
+    assert len(TEMPERATURES) == 33
+    assert (TEMPERATURES[0], TEMPERATURES[16], TEMPERATURES[-1]) == (1 / 16, 1.0, 16.0)
+    np.testing.assert_allclose(np.diff(np.log2(TEMPERATURES)), 0.25, rtol=1e-12)
+    assert len(TEMPERATURES) <= MAX_HEADS
+
+
 def test_a_divided_head_has_divided_logits() -> None:
     head = Head(np.array([[2, -4]], np.float32), np.array([6], np.float32))
     half = divided(head, 2.0)

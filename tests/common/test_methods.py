@@ -108,11 +108,16 @@ def test_null_is_no_value_for_an_own_option_and_absent_for_others() -> None:
     assert parse(Method, {"projection": None, "lr": None}, "method") == Method()
 
 
+SERVER_LR = [name for name, row in METHODS.items() if "server_lr" in row.options]
 WRONG: list[dict[str, Any]] = [
     {"rounds": 0},
     {"rounds": 2.5},
     {"local_epochs": 0},
     {"lr": 0},
+    {"lr": 9.9e-10},
+    {"lr": 1000.5},
+    {"lr": float("inf")},
+    {"lr": float("nan")},
     {"batch_size": 0},
     {"momentum": 1.0},
     {"weight_decay": -0.1},
@@ -137,10 +142,18 @@ WRONG: list[dict[str, Any]] = [
         {"name": "multikrum", "hospitals_kept": 0},
         {"name": "fedadam", "beta_1": 1.0},
         {"name": "fedadam", "tau": 0},
+        *({"name": name, "server_lr": lr} for name in SERVER_LR for lr in (0, -1.0, 9.9e-10, 1000.5, float("inf"))),
     ],
 )
 def test_options_out_of_range_are_refused(content: dict[str, Any]) -> None:
     assert problem(content).startswith(f"{list(content)[-1]}: input should be ")
+
+
+@pytest.mark.parametrize("lr", [1e-9, 1e3])
+def test_learning_rates_go_from_a_billionth_to_a_thousand(lr: float) -> None:
+    for name, row in METHODS.items():
+        for option in {"lr", "server_lr"} & set(row.defaults()):
+            assert getattr(parse(Method, {"name": name, option: lr}, "method"), option) == lr
 
 
 def test_ridge_strengths_out_of_range_are_refused() -> None:

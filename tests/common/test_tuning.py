@@ -66,6 +66,10 @@ def test_null_is_no_value_for_an_own_option(option: str) -> None:
         {"blocks": 0},
         {"blocks": 101},
         {"lr": 0},
+        {"lr": 9.9e-10},
+        {"lr": 1000.5},
+        {"lr": float("inf")},
+        {"lr": float("nan")},
         {"schedule": "step"},
         {"views": 0},
         {"accumulate": 0},
@@ -75,6 +79,11 @@ def test_null_is_no_value_for_an_own_option(option: str) -> None:
 def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     (option,) = wrong
     assert problem({"part": "last-blocks", **wrong}).startswith(f"{option}: input should be ")
+
+
+@pytest.mark.parametrize("lr", [1e-9, 1e3])
+def test_the_learning_rate_goes_from_a_billionth_to_a_thousand(lr: float) -> None:
+    assert parse(Tune, {"part": "full", "lr": lr}, "tune").lr == lr
 
 
 @pytest.mark.parametrize("part", ["heads", 3, None, ["head"], {"a": 1}])

@@ -316,6 +316,59 @@ def test_batch_normalisation_of_its_own_takes_two_images_a_step_at_least(
     assert rounds[0].dropped == {"few": reason, "many": reason}
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_fednova_cannot_be_amplified_by_a_hospital_that_claims_one_step(momentum, small_job, scripted, exchange_with):
+    """A change counts as much more as its steps are fewer. Let through, 1 of 14 steps would make 0.5 a change above 1.8."""
+    method = {**COUNTED, "name": "fednova", "momentum": momentum}
+    outcome, dropped = run_with(method, fields(steps=1), small_job, scripted, exchange_with)
+    assert dropped == {"a": "field 'steps': expected 12 to 14, got one outside"}
+    np.testing.assert_array_equal(outcome.model.head.bias, np.float32(0.25))
+    honest, dropped = run_with(method, None, small_job, scripted, exchange_with)
+    assert dropped == {}
+    np.testing.assert_allclose(honest.model.head.bias, 0.375, rtol=1e-6)
+    # One batch holds all 50 examples: one step an epoch is the truth, and nothing is gained by it.
+    once, dropped = run_with({**method, "batch_size": 64}, fields(steps=2), small_job, scripted, exchange_with)
+    assert dropped == {}
+    np.testing.assert_allclose(once.model.head.bias, 0.375, rtol=1e-6)
+
+
+@pytest.mark.parametrize("examples", [1, 7, 8, 9, 15, 16, 23, 24, 49, 50])
+def test_in_fednova_the_steps_a_hospital_may_claim_at_most_double_its_weight(
+    examples, small_job, scripted, exchange_with
+):
+    """Whatever number of examples it claims: against the true number of steps of so many."""
+    job = small_job(method={**COUNTED, "name": "fednova", "momentum": 0.0})
+    moved = {}
+    for steps in range(1, 16):
+        rounds = []
+        hospitals = {"a": scripted(step=1.0, tamper=fields(examples=examples, steps=steps)), "b": scripted(step=0.0)}
+        outcome = run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append]))
+        if not rounds[0].dropped:
+            moved[steps] = float(outcome.model.head.bias[0])
+    true = 2 * -(-examples // 8)
+    assert true in moved
+    assert max(moved.values()) <= 2 * moved[true]
+    assert min(moved.values()) == moved[max(moved)]
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fednova"])
+@pytest.mark.parametrize(
+    ("tune", "most"), [("head", 100), ("last-blocks", 50), ("full", 50)], ids=["head", "last-blocks", "full"]
+)
+def test_a_tuning_fit_counts_at_most_its_images_and_another_at_most_its_examples(
+    tune, most, method, small_job, scripted, exchange_with
+):
+    """50 images, each seen with its mirror image: 100 examples of features, but a tuning epoch trains on each image once."""
+    mirrored = {"features": {"stages": ["features.3"], "pool": ["mean"], "mirror": True}, "modality": "chest-xray"}
+    job = small_job(method={"name": method, "rounds": 1, "batch_size": 512}, tune=tune, **mirrored)
+    assert job.examples_per_image == 2
+    rounds = []
+    claims = {"one": 1, "most": most, "more": most + 1, "twice": 2 * most}
+    hospitals = {name: scripted(tuned=TUNED, tamper=fields(examples=claim)) for name, claim in claims.items()}
+    run_job(job, exchange_with(hospitals), Hooks(judged=[rounds.append]))
+    assert rounds[0].dropped == {name: f"{claims[name]} examples; it declared {most}" for name in ("more", "twice")}
+
+
 def no_steps(_kind, records):
     kept = {name: value for name, value in records["config"].items() if name != "steps"}
     return RecordDict({"arrays": records["arrays"], "config": ConfigRecord(kept)})

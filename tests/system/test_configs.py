@@ -1,5 +1,6 @@
 """Every example under configs/ loads, and its job runs in miniature."""
 
+import json
 import re
 from pathlib import Path
 
@@ -51,14 +52,15 @@ def test_real_hospitals_reach_the_published_figures(shared, tmp_path):
     hospitals = {name: shared / "data" / "chest_xray" / name for name in names}
     settings = {"weights_dir": shared / "weights", "cache_dir": tmp_path / "cache"}
     pooled = simulate(job, hospitals, tmp_path / "one", **settings).summary["metrics"]["pooled"]
-    assert pooled["auroc"] >= 0.955
-    assert pooled["accuracy"] >= 0.87
+    assert pooled["auroc"] >= 0.965
+    assert pooled["accuracy"] >= 0.9
     again = simulate(job, hospitals, tmp_path / "two", **settings).summary
     assert again["images"]["decoded"] == 0
-    sent = again["communication"]
-    exchanges = len(hospitals) * again["rounds"]
-    assert sent["bytes_up"] / exchanges < 2 * sent["head_bytes"]
-    assert sent["bytes_down"] / exchanges < 2 * sent["head_bytes"]
+    # The one round sends the upper half of the Gram matrix and the sums by class, and next to nothing else.
+    (line,) = (tmp_path / "two" / "rounds.jsonl").read_text().splitlines()
+    width = job.num_features + 1
+    sums = (width * (width + 1) // 2 + width * job.num_classes) * 4
+    assert json.loads(line)["bytes_up"] / len(hospitals) < 1.05 * sums
 
 
 @pytest.mark.slow
@@ -75,6 +77,7 @@ def test_hospitals_with_one_class_take_part(shared, tmp_path):
     assert summary["metrics"]["pooled"]["n"] == sum(
         sum(one["images"][PARTS[2]]) for one in summary["hospitals"].values()
     )
+    assert summary["metrics"]["pooled"]["auroc"] >= 0.98
     page = re.sub(r"<[^>]+>", "", (tmp_path / "run" / "report.html").read_text())
     assert "hannover_mhh has no image of normal, pneumonia" in page
     assert (tmp_path / "run" / "model.safetensors").stat().st_size < 40_000
