@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from client.statistics import sums_of
 from client.training import Examples, train_head
-from common.candidates import TEMPERATURES, best_temperature, by_sums_alone, candidates, divided, improves
+from common.candidates import TEMPERATURES, best_of, best_temperature, by_sums_alone, candidates, divided
 from common.head import Head
 from common.job import Job, Personalisation
 from common.methods import LocalTraining
@@ -33,11 +33,7 @@ def own_head(job: Job, parts: Mapping[str, Examples]) -> Head:
     found, validation = [candidate.head for candidate in solved], parts["validation"]
     if len(validation) == 0:
         return by_sums_alone(solved).head
-    best, best_metrics = found[0], _metrics(found[0], validation)
-    for head in found[1:]:
-        metrics = _metrics(head, validation)
-        if improves(metrics, best_metrics, job.evaluation.select_by):
-            best, best_metrics = head, metrics
+    best = found[best_of([_metrics(head, validation) for head in found], job.evaluation.select_by)]
     tempered = [divided(best, temperature) for temperature in TEMPERATURES]
     return tempered[best_temperature([_metrics(head, validation) for head in tempered])]
 

@@ -105,6 +105,15 @@ def divided(head: Head, temperature: float) -> Head:
     return Head((head.weight / temperature).astype(np.float32), (head.bias / temperature).astype(np.float32))
 
 
+def best_of(metrics: Sequence[Metrics], select_by: str) -> int:
+    """Which of some heads is best on validation patients by `improves`; the first of equals."""
+    best = 0
+    for index, one in enumerate(metrics):
+        if index and improves(one, metrics[best], select_by):
+            best = index
+    return best
+
+
 def best_temperature(metrics: Sequence[Metrics]) -> int:
     """Which of `TEMPERATURES` fits validation patients best, from the metrics with each; few patients move it little from 1.
 

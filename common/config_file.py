@@ -57,6 +57,11 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
+def yaml_value(text: str) -> Any:
+    """The plain content of some YAML, as files are read here."""
+    return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
+
+
 def load_yaml(path: Path) -> Any:
     """The plain content of a YAML file.
 
@@ -70,7 +75,7 @@ def load_yaml(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8 YAML") from error
     try:
-        return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
+        return yaml_value(text)
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:

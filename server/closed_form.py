@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.candidates import TEMPERATURES, Candidate, best_temperature, by_sums_alone, candidates, divided, improves
+from common.candidates import TEMPERATURES, Candidate, best_of, best_temperature, by_sums_alone, candidates, divided
 from common.errors import FederationError
 from common.head import Float32, Head
 from common.metrics import ClassificationCounts, Metrics, derive
@@ -92,10 +92,7 @@ def _choose(
         log.warning("no hospital has validation patients: the head is chosen and calibrated from the sums alone")
         return by_sums_alone(found), None
     metrics = [derive(one) for one in counts]
-    best = 0
-    for index in range(1, len(found)):
-        if improves(metrics[index], metrics[best], questions.job.evaluation.select_by):
-            best = index
+    best = best_of(metrics, questions.job.evaluation.select_by)
     return found[best], metrics[best]
 
 

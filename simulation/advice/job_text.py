@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from common.config_file import unknown
+from common.config_file import unknown, yaml_value
 from common.errors import ConfigError
 
 _WIDTH = 120
@@ -135,7 +135,7 @@ def _word(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {_word(one)}' for key, one in value.items())}}}"
     if isinstance(value, str):
-        plain = yaml.safe_load(value) if value and not set(value) & set(":#{}[],&*!|>'\"%@`") else None
+        plain = yaml_value(value) if value and not set(value) & set(":#{}[],&*!|>'\"%@`") else None
         return value if plain == value else json.dumps(value, ensure_ascii=False)
     return json.dumps(value)
 

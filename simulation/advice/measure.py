@@ -19,10 +19,10 @@ from client.statistics import sums_of
 from client.training import Examples
 from client.weights import load_backbone
 from common.backbones import backbone_row
-from common.candidates import candidates, improves
+from common.candidates import best_of, candidates
 from common.job import Backbone as BackboneChoice
 from common.job import Features, Job, Weights
-from common.metrics import ClassificationCounts, Metrics, count, derive, intervals
+from common.metrics import ClassificationCounts, count, derive, intervals
 from common.modalities import MODALITIES
 from simulation.advice.situation import Measured, WeightsFile
 from simulation.advice.speed import sums_bytes
@@ -108,20 +108,20 @@ def _judged(job: Job, stages: str, hospitals: Sequence[Mapping[str, Examples]], 
         for one in hospitals
     ]
     sums = [sums_of(one["train"], job) for one in taken]
-    best: tuple[Metrics, ClassificationCounts] | None = None
+    counted = []
     for candidate in candidates(job, sum(sums[1:], sums[0])):
         counts = ClassificationCounts.zeros(job.num_classes)
         for one in taken:
             examples = one["validation"]
             if len(examples):
                 counts = counts + count(candidate.head.probabilities(examples.features), examples.labels)
-        metrics = derive(counts)
-        if best is None or improves(metrics, best[0], job.evaluation.select_by):
-            best = metrics, counts
+        counted.append(counts)
+    metrics = [derive(counts) for counts in counted]
+    best = best_of(metrics, job.evaluation.select_by)
     score, interval = None, None
-    if best is not None and best[1].n:
-        score = getattr(best[0], job.evaluation.select_by)
-        found = intervals(best[1])["auroc"] if job.evaluation.select_by == "auroc" else None
+    if counted[best].n:
+        score = getattr(metrics[best], job.evaluation.select_by)
+        found = intervals(counted[best])["auroc"] if job.evaluation.select_by == "auroc" else None
         interval = (found.low, found.high) if found else None
     size = sums_bytes(job.num_features, job.num_classes)
     return Measured(job.backbone.name, stages, score, interval, seconds, size)

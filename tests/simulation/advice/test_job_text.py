@@ -1,5 +1,7 @@
 """A job file with keys changed: the rest stays, letter by letter."""
 
+import re
+
 import pytest
 import yaml
 
@@ -71,7 +73,9 @@ def test_every_way_to_write_a_section(change, there):
 
 
 def test_digits_of_a_digest_stay_words():
-    changed(Change("backbone.weights", {"file": "a", "sha256": "1" * 64}), Change("backbone.name", "1e5"))
+    text = changed(Change("backbone.weights", {"file": "a", "sha256": "1" * 64}), Change("backbone.name", "1e5"))
+    assert f'"{"1" * 64}"' in text
+    assert re.search(r"""name: ['\"]1e5['\"]""", text)
 
 
 def test_a_file_that_is_no_mapping_is_refused():
