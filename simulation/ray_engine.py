@@ -10,9 +10,7 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -22,20 +20,12 @@ from pathlib import Path
 from client.device import cuda_devices, decoding_threads
 from common.artifact import write_atomically
 from common.errors import FederationError
+from deploy.processes import flower_environment, free_port, tool
 
 log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONNECTION = "here"
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-}
-"""Environment in which nothing phones home and nothing is installed on the way."""
 _START_S = 60.0
 _STOP_S = 15.0
 
@@ -69,27 +59,19 @@ def run_with_ray(hospitals: Mapping[str, str], config: Mapping[str, str | bool],
         home = Path(temporary)
         write_atomically(home / "hospitals.json", json.dumps(hospitals))
         _write_app(home / "app", {**config, "hospitals": str(home / "hospitals.json")})
-        port = _free_port()
+        port = free_port()
         (home / "flwr").mkdir()
         (home / "flwr" / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n[superlink.{CONNECTION}]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
             encoding="utf-8",
         )
-        # Flower starts its other processes by name: they must be found first where this Python's are.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        environment = {
-            **os.environ,
-            **QUIET,
-            "FLWR_HOME": str(home / "flwr"),
-            "RAY_TMPDIR": str(home / "ray"),
-            "PATH": path,
-        }
+        environment = {**flower_environment(home / "flwr"), "RAY_TMPDIR": str(home / "ray")}
         log_file = out / "ray.log"
         with _superlink(port, environment, log_file), log_file.open("a", encoding="utf-8") as output:
             resources = f"client-resources-num-cpus=1 client-resources-num-gpus={_gpu_share()}"
             federation = f"num-supernodes={len(hospitals)} {resources}"
             command = [
-                _tool("flwr"),
+                tool("flwr"),
                 "run",
                 str(home / "app"),
                 CONNECTION,
@@ -119,7 +101,7 @@ def _gpu_share() -> float:
 
 @contextlib.contextmanager
 def _superlink(port: int, environment: Mapping[str, str], log_file: Path) -> Iterator[None]:
-    command = [_tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
+    command = [tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
     with log_file.open("a", encoding="utf-8") as output:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)],
@@ -167,20 +149,10 @@ def _group_alive(group: int) -> bool:
 
 def _status(environment: Mapping[str, str]) -> str:
     """The status of the one run, as `flwr list` has it (the exit code of `flwr run` is 0 even when the run failed)."""
-    command = [_tool("flwr"), "list", CONNECTION, "--format", "json"]
+    command = [tool("flwr"), "list", CONNECTION, "--format", "json"]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
     try:
         return str(json.loads(done.stdout)["runs"][0]["status"])
     except (ValueError, KeyError, IndexError, TypeError):
         return "unknown"
 
-
-def _tool(name: str) -> str:
-    """A command of the Python installation that runs this."""
-    return str(Path(sys.executable).parent / name)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,0 +1,1 @@
+"""Deployment: the coordinator's and the hospital's processes, keys, certificates, kits and the gateway."""

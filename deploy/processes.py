@@ -1,0 +1,35 @@
+"""What every process of Flower that is started here gets: the right commands, and an environment in which nothing phones home."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+}
+"""Environment in which nothing phones home and nothing is installed on the way."""
+
+
+def tool(name: str) -> str:
+    """A command of the Python installation that runs this."""
+    return str(Path(sys.executable).parent / name)
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def flower_environment(flwr_home: Path) -> dict[str, str]:
+    """The environment of a Flower process whose own folder is `flwr_home`."""
+    # Flower starts its other processes by name: they must be found first where this Python's are.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, **QUIET, "FLWR_HOME": str(flwr_home), "PATH": path}
