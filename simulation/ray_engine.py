@@ -155,4 +155,3 @@ def _status(environment: Mapping[str, str]) -> str:
         return str(json.loads(done.stdout)["runs"][0]["status"])
     except (ValueError, KeyError, IndexError, TypeError):
         return "unknown"
-
