@@ -12,7 +12,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint check format clean
+.PHONY: help setup demo test test-all lint check proto format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ lint: setup  ## Formatting, linting, types, import directions
 	$(BIN)/lint-imports
 
 check: lint test  ## The one gate: lint and test
+
+proto: setup  ## Generate the agent's gRPC stubs from client/proto/agent.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. client/proto/agent.proto
 
 format: setup  ## Format the code
 	$(BIN)/ruff format .

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cli import advise, compare, hospitals, runs, tables
+from cli import advise, compare, hospital, images, runs, tables
 from common.errors import ConsiliumError
 
 EXIT_CODES = """
@@ -35,11 +35,12 @@ app = typer.Typer(
 app.command("simulate")(runs.simulate)
 app.command("report")(runs.report)
 app.command("compare", epilog=compare.ROWS_TEXT)(compare.compare)
-app.command("check")(hospitals.check)
+app.command("check")(images.check)
 app.command("advise")(advise.advise)
-app.command("diagnose")(hospitals.diagnose)
+app.command("diagnose")(images.diagnose)
 app.command("backbones")(tables.backbones)
 app.command("methods")(tables.methods)
+app.add_typer(hospital.app, name="hospital")
 
 
 def _version(asked: bool) -> None:

@@ -2,11 +2,12 @@
 
 What answers is for the hospital to decide, in its SuperNode's node config:
 
-    hospital-file="/path/hospital.yaml"     a `Hospital` in this process, configured by the hospital's own file
-    hospital-dir="/path/images"             a `Hospital` in this process, for simulations; also hospital-name, cache-dir,
-                                            weights-dir, device
+    agent-socket="/path/agent.sock"     the hospital's agent, behind its Unix socket
+    hospital-dir="/path/images"         a `Hospital` in this process, for simulations; also hospital-name, cache-dir,
+                                        weights-dir, device
 
-In Flower's simulation runtime there is no such config per node; there `client/simulated.py` says which hospital a node is.
+In Flower's simulation runtime there is no such config per node; there `client/simulated.py` says which hospital a node is. It
+is not part of what a coordinator ships to real hospitals (`deploy/bundle.py`), and neither is the `Hospital`.
 """
 
 import logging
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.courier import ask_agent
 from common.errors import ConfigError, Refusal, RefusalCode
 from common.flower_records import from_records, to_records
-from common.wire import REFUSAL, Packed
+from common.packed import REFUSAL, Packed
 
 if TYPE_CHECKING:
     from client.hospital import Hospital
@@ -82,7 +84,7 @@ def _translate(kind: str, message: Message, context: Context) -> Message:
             request = from_records(message.content)
         except ValueError as error:
             raise Refusal(RefusalCode.BAD_REQUEST, "the message is none of ours") from error
-        records = to_records(_hospital(context)(kind, request))
+        records = to_records(_answer(kind, request, message, context))
     except Exception as error:  # its text may name a file or a patient: nothing of it may leave
         code = error.code if isinstance(error, Refusal) else RefusalCode.INTERNAL
         log.warning("the courier declines: %s", code)
@@ -91,13 +93,19 @@ def _translate(kind: str, message: Message, context: Context) -> Message:
     return Message(records, reply_to=message)
 
 
-def _hospital(context: Context) -> Answer:
+def _answer(kind: str, request: Packed, message: Message, context: Context) -> Packed:
     node = {key: str(value) for key, value in context.node_config.items()}
-    if "hospital-file" not in node and "hospital-dir" not in node:
+    if "agent-socket" in node:
+        return ask_agent(node["agent-socket"], kind, request, message.metadata.message_id, message.metadata.ttl)
+    return _hospital(node, context)(kind, request)
+
+
+def _hospital(node: dict[str, str], context: Context) -> Answer:
+    if "hospital-dir" not in node:
         if "num-partitions" not in node:
             raise ConfigError(
-                "node config: expected hospital-file or hospital-dir, got neither; start the SuperNode with "
-                "--node-config 'hospital-file=\"/path/hospital.yaml\"'"
+                "node config: expected agent-socket or hospital-dir, got neither; start the SuperNode with "
+                "--node-config 'agent-socket=\"/path/agent.sock\"'"
             )
         from client.simulated import node_settings
 
@@ -121,11 +129,9 @@ def _hospital(context: Context) -> Answer:
 def _open(node: dict[str, str]) -> "Hospital":
     # Imported only where a hospital lives in this process: a courier in front of an agent needs no torch.
     from client.hospital import Hospital
-    from client.hospital_file import Data, HospitalFile, Policy, load_hospital_file
+    from client.hospital_file import Data, HospitalFile, Policy
     from common.tuning import PARTS_TUNED
 
-    if "hospital-file" in node:
-        return Hospital(load_hospital_file(Path(node["hospital-file"])))
     folder = Path(node["hospital-dir"])
     return Hospital(
         HospitalFile(

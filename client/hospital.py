@@ -1,7 +1,7 @@
 """The hospital: answers a coordinator's questions about a job. The same object answers in one process and behind a socket.
 
-Each answer is checked against the allow-list (`common.wire.reply_schema`) before it is given. Nothing raised in here leaves
-as anything but a neutral `RefusalCode`.
+Each answer is checked against the allow-list (`common.wire.reply_schema`), then recorded, and only then given. Nothing raised
+in here leaves as anything but a neutral `RefusalCode`.
 
 Letters: N examples, D features, C classes, M heads.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from client.feature_cache import default_cache_dir
+from client.approvals import Approvals
 from client.features import out_of_memory
 from client.hospital_file import HospitalFile, require_allowed
 from client.local_state import LocalState
@@ -51,14 +51,19 @@ _CODES: Mapping[type[BaseException], RefusalCode] = {
 }
 
 
+Record = Callable[[str, Packed, Packed], None]
+"""Is told of the kind, the request and the checked reply before the reply leaves; if it raises, nothing leaves."""
+
+
 class Hospital:
     """One hospital with its images, its policy and its cache.
 
-    `answer` is the only door: a request goes in, a checked reply comes out, and no exception ever.
+    `answer` is the only door: a request goes in, a checked reply comes out, and no exception ever. One call at a time.
     """
 
-    def __init__(self, file: HospitalFile) -> None:
-        self._file = file
+    def __init__(self, file: HospitalFile, record: Record | None = None) -> None:
+        self._file, self._record = file, record
+        self._approvals = Approvals(file.state_folder)
         self._part: Participation | None = None
 
     @property
@@ -75,9 +80,25 @@ class Hospital:
             problem = problem_with(reply, reply_schema(kind, job, tuned), dimensions(job, heads))
             if problem:
                 raise Refusal(RefusalCode.INTERNAL, f"the reply is not on the allow-list: {problem}")
+            if self._record is not None:
+                self._record(kind, request, reply)
         except Exception as error:
             return self._refusal(error)
         return reply
+
+    def prepare(self, job: Job) -> None:
+        """Read the images of a job and make their features, so that its first request need not wait for that.
+
+        Raises:
+            ConsiliumError, MemoryError: as `client.preparation.prepare`; the text is for the hospital's own people.
+        """
+        require_allowed(self._file.policy, job, self._approvals)
+        if self._part is None or self._part.prepared.job != job:
+            self._part = self._begin(job)
+
+    def _begin(self, job: Job) -> Participation:
+        state = LocalState(self._file.cache_folder, self.name, job)
+        return Participation(prepare(job, self._file), state, self.name)
 
     def _answer_of(self, kind: str) -> Callable[[Participation, Packed], Packed]:
         return {
@@ -92,8 +113,8 @@ class Hospital:
 
     def _refusal(self, error: Exception) -> Packed:
         code = error.code if isinstance(error, Refusal) else _code_of(error)
-        log.warning("%s declines: %s", self.name, code)
-        # May name files: for whoever turns on DEBUG at the hospital, and nobody else.
+        log.warning("%s declines: %s%s", self.name, code, f" ({error})" if isinstance(error, Refusal) else "")
+        # The text of any other error may name files: for whoever turns on DEBUG at the hospital, and nobody else.
         log.debug("%s declines because: %s", self.name, error, exc_info=code is RefusalCode.INTERNAL)
         return Packed({}, {REFUSAL: code.value})
 
@@ -103,7 +124,7 @@ class Hospital:
         if kind not in REQUESTS or not isinstance(text, str):
             raise Refusal(RefusalCode.BAD_REQUEST, "the request is of no known kind or carries no job")
         job = _job(text)
-        require_allowed(self._file.policy, job)
+        require_allowed(self._file.policy, job, self._approvals)
         if not ASKED_BY[kind](job):
             raise Refusal(RefusalCode.BAD_REQUEST, f"job '{job.name}' does not ask for {kind}")
         tuned = shapes_tuned(job, self._file) if job.tune.deep else {}
@@ -124,8 +145,7 @@ class Hospital:
         """This hospital's part in a job; kept until another job comes, or a description is asked for again."""
         if self._part is None or kind == "describe" or self._part.prepared.job != job:
             self._part = None
-            state = LocalState(self._file.cache or default_cache_dir(), self.name, job)
-            self._part = Participation(prepare(job, self._file), state, self.name)
+            self._part = self._begin(job)
         fingerprint = self._part.prepared.fingerprint
         if kind != "describe" and request.fields["fingerprint"] != fingerprint:
             raise Refusal(RefusalCode.BAD_REQUEST, "the request is about another feature space than this hospital's")

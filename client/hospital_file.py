@@ -8,13 +8,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from client.approvals import Approvals
+from client.feature_cache import default_cache_dir
 from common.backbones import BACKBONES
 from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError, Refusal, RefusalCode
 from common.job import Job, require_runnable
 from common.tuning import Part
-
-JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Data(Section):
@@ -39,11 +39,10 @@ class Data(Section):
 class Policy(Section):
     """What the hospital allows, whatever a coordinator asks.
 
-    approve: `manual` answers only jobs whose id is listed in `approved_jobs`; `auto` answers every job (simulations).
+    approve: `manual` answers only jobs that a person approved (`client/approvals.py`); `auto` answers every job (simulations).
     """
 
     approve: Literal["manual", "auto"] = "manual"
-    approved_jobs: tuple[JobId, ...] = ()
     allow_backbones: tuple[str, ...] | None = None
     allow_tuning: tuple[Part, ...] = ("head",)
     require_secure_aggregation: bool = False
@@ -76,10 +75,21 @@ class HospitalFile(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
     data: Data
     cache: Path | None = None
+    state: Path | None = None
     activation_cache_gb: Annotated[float, Field(ge=0.0)] = 8.0
     weights_dir: Path | None = None
     device: str = "auto"
     policy: Policy = Policy()
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where features are cached."""
+        return self.cache or default_cache_dir()
+
+    @property
+    def state_folder(self) -> Path:
+        """Where approvals and the agent's status are."""
+        return self.state or self.cache_folder / f"state-of-{self.name}"
 
     @property
     def activation_cache_bytes(self) -> int:
@@ -96,17 +106,22 @@ def load_hospital_file(path: Path) -> HospitalFile:
     return parse(HospitalFile, load_yaml(path), str(path))
 
 
-def require_allowed(policy: Policy, job: Job) -> None:
-    """Refuse a job that the hospital's policy does not allow.
+def require_allowed(policy: Policy, job: Job, approvals: Approvals) -> None:
+    """Refuse a job that the hospital's policy does not allow, or that nobody has approved. The latter waits for approval.
 
     Raises:
-        Refusal: `job-not-approved` or `against-policy`.
+        Refusal: `against-policy` or `job-not-approved`.
     """
-    if policy.approve == "manual" and job.job_id not in policy.approved_jobs:
+    _require_policy(policy, job)
+    if policy.approve == "manual" and not approvals.allows(job.job_id):
+        approvals.note(job)
         raise Refusal(
             RefusalCode.JOB_NOT_APPROVED,
-            f"job '{job.name}' ({job.job_id}) is not approved here; read it, then add its id to policy.approved_jobs",
+            f"job '{job.name}' ({job.job_id}) is not approved here; read it: consilium hospital approve {job.job_id[:12]}",
         )
+
+
+def _require_policy(policy: Policy, job: Job) -> None:
     if policy.allow_backbones is not None and job.backbone.name not in policy.allow_backbones:
         raise Refusal(
             RefusalCode.AGAINST_POLICY,

@@ -13,7 +13,7 @@ import numpy as np
 from client.backbone import Backbone
 from client.deep import DeepTraining, Source
 from client.device import choose_device
-from client.feature_cache import FeatureCache, default_cache_dir
+from client.feature_cache import FeatureCache
 from client.feature_space import all_blocks, extraction_space, fingerprint_of, views_of
 from client.features import Extraction, Extractor, extract
 from client.hospital_file import HospitalFile
@@ -57,7 +57,7 @@ def prepare(job: Job, file: HospitalFile) -> Prepared:
     records = assign(read_rows(file.data.source), job)
     extractor = _extractor(job, file)
     backbone = extractor.backbone
-    cache_dir = file.cache or default_cache_dir()
+    cache_dir = file.cache_folder
     extraction = _extract(job, file, records, extractor, cache_dir)
     pairs = list(zip(records.records, extraction.vectors, extraction.digests, strict=True))
     readable = [(record, vectors, digest) for record, vectors, digest in pairs if vectors is not None]

@@ -12,12 +12,39 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 log = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
+Watcher = Callable[[str, int, int], None]
 _LOG_EVERY_S = 15.0
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """While the body runs, `watcher` is told the title, how much is done and the total of all long work in this process."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
     """Yields a function that is told how many more are done."""
+    done = 0
+    with _shown(title, total) as show:
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            show(more)
+            for watcher in _watchers:
+                watcher(title, done, total)
+
+        yield advance
+
+
+@contextmanager
+def _shown(title: str, total: int) -> Iterator[Advance]:
     if sys.stderr.isatty():
         with _bar(title, total) as advance:
             yield advance

@@ -63,6 +63,9 @@ class RefusalCode(StrEnum):
     WEIGHTS_PROBLEM = "weights-problem"
     OUT_OF_MEMORY = "out-of-memory"
     DISK_FULL = "disk-full"
+    AGENT_UNAVAILABLE = "agent-unavailable"
+    DEADLINE_PASSED = "deadline-passed"
+    MESSAGE_TOO_LARGE = "message-too-large"
     INTERNAL = "internal-error"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
-from common.wire import AnyArray, Field, Packed
+from common.packed import AnyArray, Field, Packed
 
 ARRAYS, CONFIG = "arrays", "config"
 MESSAGE_TYPES = {

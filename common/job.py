@@ -85,10 +85,15 @@ class Privacy(Section):
 
 
 class Quorum(Section):
-    """How many hospitals a round needs, and how long it waits for the others."""
+    """How many hospitals a round needs, and how long it waits for the others.
+
+    min_hospitals: usable answers without which a round changes nothing. deadline_s: the longest that a question waits for
+    answers. grace_s: how long it still waits for the others once that many are there; null: until deadline_s.
+    """
 
     min_hospitals: Count = 2
     deadline_s: Positive = 600.0
+    grace_s: Positive | None = None
 
 
 class Guard(Section):

@@ -2,8 +2,7 @@
 
 A message is `Packed`: named arrays and named plain fields. Its schema says which, of which dtype and shape. The
 hospital checks every reply against the schema before it leaves, the coordinator checks it again before it is used; both
-with `problem_with`.
-How a packed message travels (Flower records, gRPC) is not known here.
+with `problem_with`. How a message travels (Flower records, gRPC) is not known here.
 
 Shape letters: C classes, D features, M heads, B score bins, K calibration bins; S sums per class (the features, or their
 projection, and the constant 1), T = S (S + 1) / 2.
@@ -14,11 +13,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from common.job import Job
 from common.metrics import CALIBRATION_BINS, SCORE_BINS
 from common.model import TUNED
+from common.packed import REFUSAL as REFUSAL
+from common.packed import AnyArray as AnyArray
+from common.packed import Field as Field
+from common.packed import Packed as Packed
 
 PARTS = ("train", "validation", "test")
 """The parts the patients are split into, in the order of the rows of `Description.images`."""
@@ -34,17 +36,6 @@ STATISTICS_DTYPE = "float32"
 
 PERSONALISED = ("global", "personalised", "own")
 """The models a hospital compares on its own patients, in the order of the counts of `personalise`."""
-
-AnyArray = npt.NDArray[np.generic]
-Field = str | int | float
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A message as named arrays and named plain fields."""
-
-    arrays: Mapping[str, AnyArray] = field(default_factory=dict)
-    fields: Mapping[str, Field] = field(default_factory=dict)
 
 
 class ArraySpec(NamedTuple):
@@ -165,10 +156,6 @@ def _tuned(shapes: Shapes) -> dict[str, ArraySpec]:
 
 def _corrections(trained: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
     return {f"{CORRECTION}{name}": spec for name, spec in trained.items()}
-
-
-REFUSAL = "refused"
-"""The only field of a reply that declines; its value is a `RefusalCode`."""
 
 
 def dimensions(job: Job, heads: int = 1) -> dict[str, int]:

@@ -1,0 +1,336 @@
+"""consilium hospital: from the coordinator's kit to taking part, and what the hospital's people do meanwhile."""
+
+import json
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from client.agent_status import AgentStatus
+    from client.hospital_file import HospitalFile
+    from common.job import Job
+    from deploy.supervisor_state import State
+
+app = typer.Typer(
+    help="Take part in a federation: make a key, join, approve jobs.",
+    no_args_is_help=True,
+    epilog="Three commands from the coordinator's kit to taking part: keygen, join, approve.",
+)
+
+Kit = Annotated[Path, typer.Option(help="The unpacked kit of the coordinator.", metavar="DIR", envvar="CONSILIUM_KIT")]
+File = Annotated[
+    Path | None,
+    typer.Option(
+        help="This hospital's own file.",
+        metavar="FILE",
+        envvar="CONSILIUM_HOSPITAL_FILE",
+        show_default="hospital.yaml in the kit",
+    ),
+]
+Socket = Annotated[
+    Path | None,
+    typer.Option(
+        help="The agent's Unix socket, an absolute path.",
+        metavar="PATH",
+        envvar="CONSILIUM_AGENT_SOCKET",
+        show_default="run/agent.sock in the kit",
+    ),
+]
+Format = Annotated[str, typer.Option("--format", help="table or json.")]
+HERE = Path()
+
+
+@app.command()
+def keygen(kit: Kit = HERE) -> None:
+    """Make this hospital's node key; its public half goes to the coordinator, the private one to nobody."""
+    from deploy.kit import NODE_KEY, read_kit
+    from deploy.node_key import make_node_key, public_path
+
+    settings = read_kit(kit)
+    key = kit / NODE_KEY
+    fingerprint = make_node_key(key)
+    console = Console()
+    console.print(f"made {key}: it never leaves this machine", highlight=False, soft_wrap=True)
+    console.print(
+        f"send {public_path(key)} to the coordinator of '{settings.federation}'", highlight=False, soft_wrap=True
+    )
+    console.print(f"and compare its fingerprint by telephone: [bold]{fingerprint}[/]", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def serve(
+    kit: Kit = HERE,
+    file: File = None,
+    socket: Socket = None,
+    socket_group: Annotated[
+        str | None,
+        typer.Option(help="Group, by name or number, that may use the socket too: the courier's.", metavar="GROUP"),
+    ] = None,
+) -> None:
+    """Run the agent alone, in the foreground. It needs the images and no network; SIGTERM stops it.
+
+    `join` does this, too. In containers and under a service manager the agent is a service of its own.
+    """
+    from client.agent import serve as run
+
+    # A service's log: lines with the time, not a terminal's colours.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    run(_hospital_file(kit, file), _socket(kit, socket), socket_group)
+
+
+@app.command()
+def health(kit: Kit = HERE, socket: Socket = None) -> None:
+    """Exit code 0 if the agent answers on its socket, else 1: for health checks."""
+    from client.agent_socket import is_serving
+
+    path = _socket(kit, socket)
+    serving = is_serving(path)
+    typer.echo("serving" if serving else f"nothing serves on {path}")
+    raise typer.Exit(0 if serving else 1)
+
+
+@app.command()
+def join(
+    kit: Kit = HERE,
+    socket: Socket = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background; `stop` ends it.")] = False,
+) -> None:
+    """Keep this hospital connected: agent, SuperNode and courier, started again when they die. Ctrl-C ends it.
+
+    The agent runs without a network where this machine allows that (a network namespace of its own).
+    """
+    from deploy.hospital import hospital_processes, run_folder, trouble, without_network
+    from deploy.kit import read_kit
+    from deploy.supervisor import start_detached, supervise
+
+    settings = read_kit(kit)
+    processes = hospital_processes(kit, socket)
+    _hospital_file(kit, None)
+    console = Console()
+    if not without_network():
+        console.print(
+            "this machine does not let the agent give up the network (unshare --net): it is asked nothing over it, but "
+            "nothing takes it away either; containers do (docs/operations.md)",
+            style="yellow",
+        )
+    console.print(f"{settings.hospital} joins '{settings.federation}' at {settings.address}", highlight=False)
+    if detach:
+        where = ["--socket", str(socket)] if socket else []
+        command = [sys.executable, "-m", "cli.main", "hospital", "join", "--kit", str(kit.resolve()), *where]
+        start_detached(command, run_folder(kit))
+        console.print(f"connected; to look: consilium hospital status --kit {shlex.quote(str(kit))}", soft_wrap=True)
+        return
+    told = ""
+
+    def show(state: "State") -> None:
+        nonlocal told
+        line = ", ".join(f"{name} {one.state}" for name, one in state.processes.items())
+        why = trouble(kit) if state.processes.get("supernode") and not state.ready else None
+        line += f" ({why})" if why else ""
+        if line != told:
+            told = line
+            console.print(f"{time.strftime('%H:%M:%S')}  {line}", highlight=False, soft_wrap=True)
+
+    supervise(run_folder(kit), processes, show)
+
+
+@app.command()
+def stop(kit: Kit = HERE) -> None:
+    """End what `join` keeps running here."""
+    from deploy.hospital import run_folder
+    from deploy.supervisor import stop as end
+
+    typer.echo("stopped" if end(run_folder(kit)) else "nothing runs here")
+
+
+@app.command()
+def status(kit: Kit = HERE, file: File = None, socket: Socket = None, output_format: Format = "table") -> None:
+    """What this hospital is doing: its processes, its agent, and the jobs that wait. Exit code 1 if the agent is away."""
+    from dataclasses import asdict
+
+    from client.agent_socket import is_serving
+    from client.agent_status import read_status
+    from client.approvals import Approvals
+    from deploy.hospital import run_folder, trouble
+    from deploy.supervisor import read_state
+
+    own = _hospital_file(kit, file)
+    serving = is_serving(_socket(kit, socket))
+    processes, agent = read_state(run_folder(kit)), read_status(own.state_folder)
+    waiting = [one.job for one in Approvals(own.state_folder).known() if one.approved is None]
+    why = trouble(kit) if processes and not processes.ready else None
+    if _is_json(output_format):
+        found = {
+            "hospital": own.name,
+            "serving": serving,
+            "agent": asdict(agent) if agent else None,
+            "processes": asdict(processes)["processes"] if processes else {},
+            "problem": why,
+            "waiting": [{"name": job.name, "job_id": job.job_id} for job in waiting],
+        }
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        _print_status(own, serving, agent, processes, why, waiting)
+    raise typer.Exit(0 if serving else 1)
+
+
+@app.command()
+def jobs(kit: Kit = HERE, file: File = None, output_format: Format = "table") -> None:
+    """The jobs that were asked of this hospital: those that wait for approval first."""
+    from client.approvals import Approvals
+
+    known = Approvals(_hospital_file(kit, file).state_folder).known()
+    if _is_json(output_format):
+        rows = [
+            {
+                "job_id": one.job.job_id,
+                "name": one.job.name,
+                "approved": one.approved,
+                "job": one.job.model_dump(mode="json"),
+            }
+            for one in known
+        ]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    if not known:
+        typer.echo("no job was asked of this hospital yet")
+        return
+    table = Table(box=None)
+    for heading in ("job", "id", "task", "method", "approved"):
+        table.add_column(heading)
+    for one in known:
+        task = f"{', '.join(one.job.classes)} ({one.job.modality})"
+        table.add_row(one.job.name, one.job.job_id[:12], task, one.job.method.name, one.approved or "[yellow]waits[/]")
+    Console().print(table)
+
+
+@app.command()
+def approve(
+    job: Annotated[str, typer.Argument(help="The beginning of its id, or a job file.", metavar="JOB_ID|JOB_FILE")],
+    kit: Kit = HERE,
+    file: File = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Read a job in plain words and in full, and allow it: the agent then answers what this job asks, and no other."""
+    from client.approvals import Approvals
+
+    own = _hospital_file(kit, file)
+    approvals = Approvals(own.state_folder)
+    chosen = _job(job, approvals.find)
+    _show(chosen)
+    if own.policy.approve == "auto":
+        typer.echo("policy.approve is auto: this hospital answers every job, approved or not")
+    if not yes:
+        typer.confirm(f"approve job '{chosen.name}' for {own.name}?", abort=True)
+    approvals.approve(chosen)
+    typer.echo(f"approved {chosen.job_id}")
+
+
+@app.command()
+def revoke(
+    job: Annotated[str, typer.Argument(help="The beginning of its id, or a job file.", metavar="JOB_ID|JOB_FILE")],
+    kit: Kit = HERE,
+    file: File = None,
+) -> None:
+    """Take an approval back: from its next request on the agent declines the job. What has left has left."""
+    from client.approvals import Approvals
+
+    approvals = Approvals(_hospital_file(kit, file).state_folder)
+    chosen = _job(job, approvals.find)
+    typer.echo(f"revoked {chosen.job_id}" if approvals.revoke(chosen) else f"{chosen.job_id} was not approved")
+
+
+def _hospital_file(kit: Path, file: Path | None) -> "HospitalFile":
+    from client.hospital_file import load_hospital_file
+    from deploy.kit import HOSPITAL
+
+    return load_hospital_file(file or kit / HOSPITAL)
+
+
+def _socket(kit: Path, socket: Path | None) -> Path:
+    from deploy.hospital import socket_path
+
+    return socket or socket_path(kit)
+
+
+def _job(text: str, find: "Callable[[str], Job]") -> "Job":
+    from common.job import load_job
+
+    return load_job(Path(text)) if Path(text).suffix in (".yaml", ".yml", ".json") else find(text)
+
+
+def _show(job: "Job") -> None:
+    import yaml
+
+    from client.job_in_words import in_words
+
+    console = Console()
+    table = Table(box=None, show_header=False, title=f"{job.name}  {job.job_id}", title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for heading, words in in_words(job):
+        table.add_row(heading, words)
+    console.print(table)
+    console.print("\nin full:", style="bold")
+    console.print(
+        yaml.safe_dump(job.model_dump(mode="json", exclude_none=True), sort_keys=False), markup=False, highlight=False
+    )
+
+
+def _print_status(
+    own: "HospitalFile",
+    serving: bool,
+    agent: "AgentStatus | None",
+    processes: "State | None",
+    why: str | None,
+    waiting: "list[Job]",
+) -> None:
+    console = Console()
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    table.add_row("hospital", own.name)
+    table.add_row("agent", _agent_words(serving, agent))
+    if agent and agent.problem:
+        table.add_row("problem", agent.problem)
+    for name, one in (processes.processes if processes else {}).items():
+        again = f", started again {one.restarts} times" if one.restarts else ""
+        table.add_row(name, f"{one.state} since {_clock(one.since)}{again}")
+    if processes is None:
+        table.add_row("processes", "none here: consilium hospital join starts them")
+    if why:
+        table.add_row("not connected", why)
+    for job in waiting:
+        table.add_row("waits", f"job '{job.name}': consilium hospital approve {job.job_id[:12]}")
+    console.print(table)
+
+
+def _agent_words(serving: bool, agent: "AgentStatus | None") -> str:
+    if not serving or agent is None:
+        return "does not answer"
+    doing = "idle"
+    if agent.doing:
+        progress = f", {agent.done} of {agent.total}" if agent.total else ""
+        doing = f"{agent.doing} since {_clock(agent.doing_since or 0)}{progress}"
+    last = f", last at {_clock(agent.last_answer)}" if agent.last_answer else ""
+    return f"{doing}; up since {_clock(agent.since)}; answered {agent.answered}, declined {agent.declined}{last}"
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _is_json(output_format: str) -> bool:
+    if output_format not in ("table", "json"):
+        raise ConfigError(f"--format: expected table or json, got '{output_format}'")
+    return output_format == "json"

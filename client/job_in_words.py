@@ -1,0 +1,90 @@
+"""A job in plain words, for the person at the hospital who approves it: what is trained, what leaves, how often."""
+
+from common.backbones import backbone_row
+from common.job import Job
+from common.wire import ASKED_BY, REPLIES, ArraySpec, dimensions
+
+Line = tuple[str, str]
+_ITEM_BYTES = {"float16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
+
+
+def in_words(job: Job) -> list[Line]:
+    """A heading and a sentence for each thing worth knowing before a job is approved."""
+    return [
+        ("the task", f"tell apart {', '.join(job.classes)} ({job.modality})"),
+        ("the network", _network(job)),
+        ("what is trained", _trained(job)),
+        ("what leaves", _leaves(job)),
+        ("never leaves", "images, features of single images, file names, patient ids, free text"),
+        ("protection", _protection(job)),
+        ("your patients", _parts(job)),
+        ("taking part", _quorum(job)),
+    ]
+
+
+def _network(job: Job) -> str:
+    weights = job.backbone.weights
+    where = f"sha256 {weights.sha256}" if weights.sha256 else f"{weights.name}"
+    return f"{job.backbone.name}, weights {where}, images of {job.size_px} pixels"
+
+
+def _trained(job: Job) -> str:
+    what = {
+        "head": "the last layer only",
+        "last-blocks": f"the last layer and the last {job.tune.blocks} blocks of the network",
+        "full": "the whole network",
+    }[job.tune.part]
+    rounds = "one exchange of sums" if not job.method.iterative else f"{job.method.rounds} rounds"
+    return f"{what}, by {job.method.name}, {rounds}"
+
+
+def _leaves(job: Job) -> str:
+    sent = [f"numbers of images and patients, and sums of all features, {_size('describe', job)}"]
+    if ASKED_BY["statistics"](job):
+        sent.append(f"sums of products of features, over all training images, {_size('statistics', job)} once")
+    if ASKED_BY["fit"](job):
+        tuned = " and those of the tuned blocks" if job.tune.deep else ""
+        sent.append(
+            f"the last layer's weights{tuned} and counts, {_size('fit', job)} in each of {job.method.rounds} rounds"
+        )
+    if ASKED_BY["own"](job):
+        sent.append(f"a last layer trained here alone, {_size('own', job)} once")
+    sent.append("counts of right and wrong answers, score histograms and loss sums on validation and test patients")
+    return "; ".join(sent)
+
+
+def _protection(job: Job) -> str:
+    have = []
+    if job.privacy.secure_aggregation:
+        have.append("secure aggregation: the coordinator sees only totals over hospitals")
+    if (budget := job.privacy.differential_privacy) is not None:
+        have.append(f"differential privacy: epsilon {budget.epsilon:g}, delta {budget.delta:g}")
+    if have:
+        return "; ".join(have)
+    return "TLS on the way. The coordinator sees this hospital's own sums, weights and counts: no secure aggregation, no noise"
+
+
+def _parts(job: Job) -> str:
+    test, validation = job.evaluation.test_fraction, job.evaluation.validation_fraction
+    return f"{1 - test - validation:.0%} train, {validation:.0%} choose, {test:.0%} test; a patient is in one part only"
+
+
+def _quorum(job: Job) -> str:
+    return f"a round needs {job.quorum.min_hospitals} hospitals; each has {job.quorum.deadline_s:g} s to answer"
+
+
+def _size(kind: str, job: Job) -> str:
+    """Bytes of the arrays in a reply; what a job tunes of the network is counted as the whole network at most."""
+    dims = dimensions(job)
+    total = sum(_bytes(spec, dims) for spec in REPLIES[kind].arrays.values())
+    most = ""
+    if kind == "fit" and job.tune.deep:
+        total, most = total + 4 * backbone_row(job.backbone.name).parameters, "at most "
+    return f"{most}{total / 1e6:.1f} MB" if total >= 1e6 else f"{most}{total / 1e3:.0f} kB"
+
+
+def _bytes(spec: ArraySpec, dims: dict[str, int]) -> int:
+    size = _ITEM_BYTES[spec.dtype]
+    for length in spec.shape:
+        size *= dims[length] if isinstance(length, str) else length
+    return size

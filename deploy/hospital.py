@@ -1,0 +1,98 @@
+"""The processes of a hospital on one machine: the agent, Flower's SuperNode, and the courier's executor.
+
+kit/                    the unpacked kit: kit.yaml, ca.crt, hospital.yaml, node_key
+kit/run/                the supervisor's state and logs, the agent's socket, Flower's folders
+"""
+
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from client.agent_socket import is_serving, require_usable
+from common.errors import ConfigError
+from deploy.kit import CA, HOSPITAL, NODE_KEY, read_kit
+from deploy.processes import flower_environment, free_port, tool
+from deploy.supervisor import Process, log_path
+
+RUN, SOCKET = "run", "agent.sock"
+NOT_REGISTERED = (
+    "the coordinator does not know this hospital's key yet: send it node_key.pub, and wait until it is registered"
+)
+_CONNECT_S = 0.5
+
+
+def run_folder(kit: Path) -> Path:
+    """Where the processes of a hospital keep what they need while they run."""
+    return kit.resolve() / RUN
+
+
+def socket_path(kit: Path) -> Path:
+    """The agent's socket."""
+    return run_folder(kit) / SOCKET
+
+
+def hospital_processes(kit: Path, at: Path | None = None) -> list[Process]:
+    """What `consilium hospital join` keeps running. at: another socket than that in the kit's folder.
+
+    Raises:
+        ConfigError: the kit is not complete, or the socket's path is too long.
+    """
+    settings, kit, folder = read_kit(kit), kit.resolve(), run_folder(kit)
+    path = at or socket_path(kit)
+    require_usable(path)
+    key, file = kit / NODE_KEY, kit / HOSPITAL
+    if not key.is_file():
+        raise ConfigError(f"{key} is not there; make this hospital's key first: consilium hospital keygen --kit {kit}")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    port = free_port()
+    environment = flower_environment(folder / "flower")
+    agent = [*without_network(), tool("consilium"), "hospital", "serve", "--file", str(file), "--socket", str(path)]
+    node = [
+        tool("flower-supernode"),
+        *("--root-certificates", str(kit / CA), "--superlink", settings.address),
+        *("--auth-supernode-private-key", str(key), "--isolation", "process"),
+        *("--host", "127.0.0.1", "--port", str(port), "--node-config", f'agent-socket="{path}"'),
+    ]
+    courier = [tool("flower-superexec"), "--insecure", "--runtime-api-address", f"127.0.0.1:{port}"]
+    return [
+        Process("agent", agent, environment, kit, ready=lambda: is_serving(path)),
+        # It exits when the coordinator does not know its key, or is not there: both may change, so it tries for ever.
+        Process("supernode", node, environment, folder, lambda: _listens(port), ("agent",), give_up_after=None),
+        Process("courier", courier, environment, folder, after=("supernode",), give_up_after=None),
+    ]
+
+
+def without_network() -> list[str]:
+    """The beginning of a command that runs without a network; empty where this machine does not allow that."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return []
+    for how in (["--net"], ["--user", "--map-current-user", "--net"]):
+        if subprocess.run([unshare, *how, "true"], capture_output=True, check=False).returncode == 0:
+            return [unshare, *how, "--"]
+    return []
+
+
+def trouble(kit: Path) -> str | None:
+    """Why the SuperNode does not connect, from its log, in words; None if nothing is known."""
+    words = _last_words(log_path(run_folder(kit), "supernode"))
+    if "activate-node" in words or "exit code: 305" in words or "Code: 305" in words:
+        return NOT_REGISTERED
+    if "CERTIFICATE_VERIFY_FAILED" in words:
+        return "the coordinator's certificate is not the one of this kit: ask the coordinator for a new kit"
+    if "Connection refused" in words or "Name or service not known" in words:
+        return "the coordinator cannot be reached: consilium hospital doctor says more"
+    return None
+
+
+def _last_words(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[-4000:]
+    except OSError:
+        return ""
+
+
+def _listens(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=_CONNECT_S):
+        return True
