@@ -65,17 +65,29 @@ def test_a_hospital_s_folder_answers(ask, node, request_of, job, requests_of, ho
     )
 
 
-def test_a_hospital_s_file_answers_by_its_own_policy(ask, phantoms, cache_dir, request_of, job, tmp_path):
-    file = tmp_path / "hospital.yaml"
-    text = f"name: st-marys\ndata: {{folder: {phantoms['hospital-a']}}}\ncache: {cache_dir}\ndevice: cpu\n"
-    file.write_text(text)
-    assert only_refusal(ask({"hospital-file": str(file)}, "describe", request_of)) == "job-not-approved"
-    courier._hospitals.clear()
-    file.write_text(f"{text}policy: {{approved_jobs: [{job().job_id}]}}\n")
-    assert (
-        problem_with(ask({"hospital-file": str(file)}, "describe", request_of), REPLIES["describe"], dimensions(job()))
-        is None
-    )
+def test_an_agent_behind_its_socket_answers(ask, node, request_of, monkeypatch):
+    called = []
+
+    def agent(*arguments):
+        called.append(arguments)
+        return Packed({}, {REFUSAL: "too-few-examples"})
+
+    monkeypatch.setattr(courier, "ask_agent", agent)
+    hostile = {"hospital-dir": "/etc", "agent-socket": "/run/other.sock"}
+    # The node config decides, whatever else stands in it or in the run config.
+    answer = ask({**node, "agent-socket": "/run/agent.sock"}, "describe", request_of, hostile)
+    assert only_refusal(answer) == "too-few-examples"
+    [(socket, kind, request, message_id, deadline_s)] = called
+    assert (socket, kind, request.fields) == ("/run/agent.sock", "describe", request_of.fields)
+    assert deadline_s > 0
+    assert message_id
+    assert courier._hospitals == {}
+
+
+def test_an_agent_that_is_away_is_a_neutral_word(ask, request_of, monkeypatch, tmp_path):
+    monkeypatch.setattr(courier.ask_agent, "__defaults__", (0.1,))
+    answer = ask({"agent-socket": str(tmp_path / "patient-0815.sock")}, "describe", request_of)
+    assert only_refusal(answer) == "agent-unavailable"
 
 
 def test_a_hospital_is_opened_once_for_all_messages(ask, node, request_of, monkeypatch):
@@ -87,7 +99,7 @@ def test_a_hospital_is_opened_once_for_all_messages(ask, node, request_of, monke
     assert len(opened) == 1
 
 
-@pytest.mark.parametrize("config", [{}, {"partition-id": 0}, {"hospital-file": "/nowhere/hospital.yaml"}])
+@pytest.mark.parametrize("config", [{}, {"partition-id": 0}, {"hospital-file": "/some/hospital.yaml"}])
 def test_a_node_without_a_usable_config_declines(ask, request_of, config):
     assert only_refusal(ask(config, "describe", request_of)) == "internal-error"
 
@@ -200,5 +212,5 @@ def test_a_run_config_does_not_choose_what_a_deployed_hospital_opens(ask, node, 
 def test_the_courier_imports_neither_torch_nor_an_image_library():
     script = "import client.app, sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     found = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=True)
-    assert "flwr" in found.stdout.split()
+    assert {"flwr", "grpc"} <= set(found.stdout.split())
     assert not {"torch", "torchvision", "PIL", "pydicom", "imagehash"} & set(found.stdout.split())

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from client.approvals import Approvals
 from client.hospital_file import HospitalFile, Policy, load_hospital_file, require_allowed
 from common.errors import ConfigError, Refusal
 
@@ -11,11 +12,11 @@ WHOLE = """
 name: st-marys
 data: {manifest: /data/labels.csv, skip_unreadable: true}
 cache: /var/lib/consilium/cache
+state: /var/lib/consilium/state
 weights_dir: /var/lib/consilium/weights
 device: cpu
 policy:
   approve: manual
-  approved_jobs: [%s]
   allow_backbones: [resnet50, squeezenet1_1]
   allow_tuning: [head]
   min_examples: 50
@@ -31,19 +32,28 @@ def load(tmp_path):
     return from_text
 
 
-def refusal(policy: Policy, job) -> str:
-    with pytest.raises(Refusal) as error:
-        require_allowed(policy, job)
-    return error.value.code.value
+@pytest.fixture
+def approvals(tmp_path):
+    return Approvals(tmp_path / "state")
+
+
+@pytest.fixture
+def refusal(approvals):
+    def code_of(policy: Policy, job) -> str:
+        with pytest.raises(Refusal) as error:
+            require_allowed(policy, job, approvals)
+        return error.value.code.value
+
+    return code_of
 
 
 def test_a_whole_file(load):
-    file = load(WHOLE % ("a" * 64))
+    file = load(WHOLE)
     assert file.name == "st-marys"
     assert file.data.source == Path("/data/labels.csv")
     assert file.data.skip_unreadable
     assert (file.cache, file.weights_dir) == (Path("/var/lib/consilium/cache"), Path("/var/lib/consilium/weights"))
-    assert file.policy.approved_jobs == ("a" * 64,)
+    assert file.state_folder == Path("/var/lib/consilium/state")
     assert file.policy.allow_backbones == ("resnet50", "squeezenet1_1")
     assert file.policy.min_examples == 50
 
@@ -51,7 +61,7 @@ def test_a_whole_file(load):
 def test_the_shortest_file_is_the_careful_one(load):
     file = load("name: st-marys\ndata: {folder: /data}\n")
     assert file.policy.approve == "manual"
-    assert file.policy.approved_jobs == ()
+    assert file.state_folder.name == "state-of-st-marys"
     assert not file.data.skip_unreadable
 
 
@@ -82,18 +92,17 @@ def test_all_problems_are_reported_together(load):
     with pytest.raises(ConfigError) as error:
         load(
             "name: St. Mary's\ndata: {folder: /a, manifest: /b}\ncache: 7\ndevise: cuda\n"
-            "policy: {approve: perhaps, approved_jobs: [abc], allow_backbones: [resnet5, vgg], allow_tuning: [fully],\n"
+            "policy: {approve: perhaps, allow_backbones: [resnet5, vgg], allow_tuning: [fully],\n"
             "  max_epsilon: 6, min_count: 5, min_examples: 0}\n"
         )
     text = str(error.value)
     expected = [
-        "hospital.yaml: 11 problems",
+        "hospital.yaml: 10 problems",
         "name: ",
         "data: expected either",
         "cache: ",
         "did you mean 'device'",
         "policy.approve: ",
-        "policy.approved_jobs[0]: ",
         "unknown backbone 'resnet5'; did you mean",
         "unknown backbone 'vgg'",
         "policy.allow_tuning[0]: ",
@@ -104,28 +113,41 @@ def test_all_problems_are_reported_together(load):
     assert [words for words in expected if words not in text] == [], text
 
 
-def test_a_job_must_be_approved_by_its_id(job):
+def test_a_job_must_be_approved_by_its_id(job, approvals, refusal):
     assert refusal(Policy(), job()) == "job-not-approved"
-    assert refusal(Policy(approved_jobs=(job().job_id,)), job(seed=4)) == "job-not-approved"
-    require_allowed(Policy(approved_jobs=("a" * 64, job().job_id)), job())
-    require_allowed(Policy(approve="auto"), job())
+    approvals.approve(job())
+    require_allowed(Policy(), job(), approvals)
+    assert refusal(Policy(), job(seed=4)) == "job-not-approved"
+    require_allowed(Policy(approve="auto"), job(seed=4), approvals)
 
 
-def test_approval_does_not_override_the_other_rules(job):
-    policy = Policy(approved_jobs=(job().job_id,), allow_backbones=("resnet50",))
-    assert refusal(policy, job()) == "against-policy"
+def test_a_job_that_nobody_approved_waits_for_it(job, approvals, refusal):
+    assert approvals.known() == []
+    refusal(Policy(), job())
+    [waiting] = approvals.known()
+    assert (waiting.job, waiting.approved) == (job(), None)
 
 
-def test_backbones(job):
+def test_a_job_against_the_policy_does_not_wait(job, approvals, refusal):
+    assert refusal(Policy(allow_tuning=()), job()) == "against-policy"
+    assert approvals.known() == []
+
+
+def test_approval_does_not_override_the_other_rules(job, approvals, refusal):
+    approvals.approve(job())
+    assert refusal(Policy(allow_backbones=("resnet50",)), job()) == "against-policy"
+
+
+def test_backbones(job, approvals, refusal):
     assert refusal(Policy(approve="auto", allow_backbones=()), job()) == "against-policy"
-    require_allowed(Policy(approve="auto", allow_backbones=("resnet50", "squeezenet1_1")), job())
+    require_allowed(Policy(approve="auto", allow_backbones=("resnet50", "squeezenet1_1")), job(), approvals)
 
 
-def test_tuning(job):
+def test_tuning(job, refusal):
     assert refusal(Policy(approve="auto", allow_tuning=()), job()) == "against-policy"
 
 
-def test_secure_aggregation_is_required_and_never_pretended(job):
+def test_secure_aggregation_is_required_and_never_pretended(job, refusal):
     with_it = job(privacy={"secure_aggregation": True})
     assert refusal(Policy(approve="auto", require_secure_aggregation=True), job()) == "against-policy"
     assert refusal(Policy(approve="auto", require_secure_aggregation=True), with_it) == "against-policy"

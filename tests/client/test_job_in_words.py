@@ -1,0 +1,53 @@
+import pytest
+
+from client.job_in_words import in_words
+from common.wire import ASKED_BY
+
+
+def words(job) -> dict[str, str]:
+    return dict(in_words(job))
+
+
+def test_sizes_are_those_of_the_messages(job, requests_of, hospital_with, phantoms):
+    hospital = hospital_with(phantoms["hospital-a"])
+    reply = hospital.answer("fit", requests_of(job(), hospital).fit())
+    size = sum(array.nbytes for array in reply.arrays.values())
+    text = words(job())["what leaves"]
+    assert f"the last layer's weights and counts, {size / 1e3:.0f} kB in each of 4 rounds" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "heading", "expected"),
+    [
+        ({}, "what is trained", "the last layer only, by fedavg, 4 rounds"),
+        ({"method": "analytic"}, "what is trained", "by analytic, one exchange of sums"),
+        ({"method": "analytic"}, "what leaves", "sums of products of features"),
+        ({"evaluation": {"cross_site": True}}, "what leaves", "a last layer trained here alone"),
+        ({}, "the task", "tell apart normal, opacity"),
+        ({}, "your patients", "70% train, 10% choose, 20% test"),
+        ({}, "protection", "no secure aggregation, no noise"),
+        ({"privacy": {"secure_aggregation": True}}, "protection", "only totals over hospitals"),
+        ({"privacy": {"differential_privacy": {"epsilon": 3.0}}}, "protection", "epsilon 3, delta 1e-05"),
+        ({}, "taking part", "needs 2 hospitals; each has 60 s"),
+    ],
+)
+def test_what_a_person_should_know(job, changes, heading, expected):
+    changes = changes if "evaluation" in changes else {**changes, "evaluation": {}}
+    assert expected in words(job(**changes))[heading]
+
+
+def test_deep_tuning_says_that_more_leaves(job):
+    deep = job(
+        tune={"part": "last-blocks", "blocks": 2},
+        method={"name": "fedavg", "rounds": 2},
+        features={"stages": "last"},
+    )
+    assert "the last 2 blocks" in words(deep)["what is trained"]
+    assert "at most" in words(deep)["what leaves"]
+
+
+def test_every_kind_of_request_is_in_what_leaves(job):
+    """A kind that is added must be told to whoever approves."""
+    told = {"describe", "statistics", "fit", "evaluate", "own"}
+    the_same = {"initial": "the pretrained arrays, which everybody has", "personalise": "counts"}
+    assert told | set(the_same) == set(ASKED_BY)
