@@ -15,13 +15,14 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cli import advise, compare, hospital, images, runs, tables
+from cli import advise, compare, coordinator, hospital, images, runs, tables
 from common.errors import ConsiliumError
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 findings of `check`, or an unexpected error; 2 a job file, hospital file or option is wrong; 3 images,
 manifests or caches are not usable; 4 backbone weights cannot be had; 5 a model file or run directory is damaged; 6 the
-federation could not go on (too few hospitals, no usable update); 130 interrupted.
+federation could not go on (too few hospitals, no usable update); 7 the run directory cannot be written (disk full); 130
+interrupted.
 """
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ app.command("advise")(advise.advise)
 app.command("diagnose")(images.diagnose)
 app.command("backbones")(tables.backbones)
 app.command("methods")(tables.methods)
+app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(hospital.app, name="hospital")
 
 
@@ -60,7 +62,7 @@ def _options(
 ) -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=debug, show_time=debug)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    for ours in ("client", "server", "simulation", "common", "cli"):
+    for ours in ("client", "server", "simulation", "deploy", "common", "cli"):
         logging.getLogger(ours).setLevel(logging.DEBUG if debug else logging.INFO)
     if not debug:
         logging.getLogger("server.app").setLevel(logging.WARNING)  # the command says itself where the run is

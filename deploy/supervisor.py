@@ -53,10 +53,16 @@ class Process:
     give_up_after: int | None = 5
 
 
-def supervise(folder: Path, processes: Sequence[Process], on_state: Callable[[State], None] | None = None) -> None:
+def supervise(
+    folder: Path,
+    processes: Sequence[Process],
+    on_state: Callable[[State], None] | None = None,
+    before_start: Callable[[], None] | None = None,
+) -> None:
     """Run the processes until SIGTERM, SIGINT or SIGHUP; call it in the main thread. A second signal kills at once.
 
-    `on_state` is called in the same thread whenever something changed.
+    `on_state` is called in the same thread whenever something changed. `before_start` is called once, when it is certain that
+    no other supervisor runs here and none left anything behind.
 
     Raises:
         ConfigError: another supervisor runs in `folder`, or `after` names nothing or goes in a circle.
@@ -67,6 +73,8 @@ def supervise(folder: Path, processes: Sequence[Process], on_state: Callable[[St
     before = last_state(folder)
     with take_lock(folder), _signals() as asked:
         _end_leftovers(before)
+        if before_start is not None:
+            before_start()
         children = {one.name: _Child(one, log_path(folder, one.name)) for one in ordered}
         supervisor = State(os.getpid(), start_ticks(os.getpid()), time.time(), {})
         try:
