@@ -7,15 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from common.job import Job
+from server.failures import in_words, of_rounds
 from server.numbers import number
+from server.summary_table import printable
 
 _EVERY_S = 0.25
 _ROWS_SHOWN = 25
+_MISSING_SHOWN = 12
 
 
 @contextmanager
@@ -55,11 +59,13 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _table(rounds: list[dict[str, Any]], job: Job) -> Table:
+def _table(rounds: list[dict[str, Any]], job: Job) -> Group:
+    """The rounds, and below them which hospitals are missing, where and why."""
+    shown = rounds[-_ROWS_SHOWN:]
     table = Table(title="validation after each round", title_justify="left", box=None, header_style="dim")
     for heading in ("round", "AUROC", "accuracy", "log loss", "train loss", "hospitals", "sent", "s"):
         table.add_column(heading, justify="right")
-    for one in rounds[-_ROWS_SHOWN:]:
+    for one in shown:
         validation = one["validation"] or {}
         answered, dropped = len(one["answered"]), len(one["dropped"])
         table.add_row(
@@ -70,4 +76,5 @@ def _table(rounds: list[dict[str, Any]], job: Job) -> Table:
             f"{(one['bytes_up'] + one['bytes_down']) / 1000:.0f} kB",
             f"{one['seconds']:.2f}",
         )
-    return table
+    missing = [Text(printable(f"{one['hospital']} {in_words(one)}"), style="yellow") for one in of_rounds(shown)]
+    return Group(table, *missing[:_MISSING_SHOWN])

@@ -5,7 +5,8 @@
     ├── DataError             3  images, manifests or feature caches are not usable
     ├── WeightsError          4  backbone weights cannot be had or are not the ones named
     ├── ArtifactError         5  a model file is not one of ours, or is damaged
-    └── FederationError       6  the run could not go on (quorum lost, no usable update)
+    ├── FederationError       6  the run could not go on (quorum lost, no usable update)
+    └── StorageError          7  the run directory cannot be written (disk full)
 
     Refusal                   a hospital declines a request; only its neutral code leaves the hospital
 
@@ -50,6 +51,12 @@ class FederationError(ConsiliumError):
     """The run could not go on: too few hospitals answered, or no update was usable."""
 
     exit_code = 6
+
+
+class StorageError(ConsiliumError):
+    """The run directory cannot be written; the last good checkpoint is as it was."""
+
+    exit_code = 7
 
 
 class RefusalCode(StrEnum):

@@ -65,7 +65,8 @@ def afterwards(
 def _own_heads(questions: Questions, pretrained: Mapping[str, Float32], dropped: dict[str, str]) -> CrossSite:
     told = questions.ask("own")
     heads = {name: unpack_model(reply.arrays).head for name, reply in told.good.items()}
-    counted, uncounted = questions.count_heads(list(heads.values()), "test", tuned=pretrained) if heads else ({}, {})
+    every, phase = list(heads.values()), "cross-site"
+    counted, uncounted = questions.count_heads(every, "test", tuned=pretrained, phase=phase) if heads else ({}, {})
     dropped |= {name: f"cross-site: {reason}" for name, reason in {**told.dropped, **uncounted}.items()}
     return {name: {where: counts[index] for where, counts in counted.items()} for index, name in enumerate(heads)}
 

@@ -4,10 +4,12 @@ Run config (flwr run . --run-config "..."):
 
     job         path of the job file; relative paths start at the project (default: the demo job)
     out         the run directory, absolute; empty: runs/<job>-<time> in the folder of the coordinator's process
-    engine      how the run calls itself in its summary
+    engine      how the run calls itself in its summary; `in-process` and `ray` are simulations: nobody comes or goes
     resume      true: go on with the run in `out` from its last checkpoint
 
 In deployments the working directory of this process is chosen by Flower: give `out` as an absolute path.
+
+The run directory ends with summary.json and a report, or with failure.json, which says why there are none.
 """
 
 import logging
@@ -20,10 +22,15 @@ from flwr.serverapp import Grid, ServerApp
 from common.job import load_job, require_runnable
 from server.exchange import Exchange
 from server.recorder import Recorder
-from server.report import write_report
+from server.report import REPORT, write_report
 from server.rounds import Hooks, run_job
+from server.storage import note_failure
 
 log = logging.getLogger(__name__)
+
+SIMULATIONS = ("in-process", "ray")
+RETRY_S = 10.0
+"""Seconds until a hospital that could not describe itself, perhaps because nobody approved the job yet, is asked again."""
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -37,9 +44,15 @@ def main(grid: Grid, context: Context) -> None:
     job = load_job(PROJECT / str(config["job"]))
     require_runnable(job)
     folder = Path(str(config.get("out") or f"runs/{job.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
-    recorder = Recorder(folder, job, str(config.get("engine", "flower")), bool(config.get("resume", False)))
-    hooks = Hooks(judged=[recorder.judged], checkpoint=[recorder.save])
-    outcome = run_job(job, Exchange(grid), hooks, recorder.checkpoint)
-    recorder.finish(outcome)
-    report = write_report(folder)
+    engine = str(config.get("engine", "flower"))
+    exchange = Exchange(grid, retry_s=None if engine in SIMULATIONS else RETRY_S)
+    with Recorder(folder, job, engine, bool(config.get("resume", False))) as recorder:
+        try:
+            hooks = Hooks(judged=[recorder.judged], checkpoint=[recorder.save])
+            recorder.finish(run_job(job, exchange, hooks, recorder.checkpoint))
+            with recorder.writing(REPORT):
+                report = write_report(folder)
+        except BaseException as error:
+            note_failure(folder, error)
+            raise
     log.info("the run is in %s, its report is %s", folder.resolve(), report.name)

@@ -7,31 +7,25 @@ from common.head import Float32, Standardisation
 from common.job import Job
 from common.messages import unpack_below
 from common.model import TUNED
-from common.wire import Packed
 from server.checkpoint import Checkpoint
 from server.exchange import Exchange
-from server.members import Members, accept_members
+from server.failures import Failures
+from server.members import Members
+from server.membership import Membership
 from server.meter import Meter
 from server.questions import Questions, listed
-from server.strategies import hospitals_needed
+from server.strategies import answers_needed
 
 
-def describe(job: Job, exchange: Exchange, meter: Meter) -> Members:
+def describe(job: Job, exchange: Exchange, meter: Meter, failures: Failures) -> Membership:
     """The hospitals that take part, by what they say of themselves.
 
     Raises:
         FederationError: too few hospitals take part.
     """
-    needed = answers_needed(job)
-    nodes = exchange.wait_for(needed, job.quorum.deadline_s)
-    asked = exchange.ask("describe", Packed({}, {"job": job.canonical_json()}), nodes, 0, job.quorum.deadline_s)
-    meter.count(asked)
-    return accept_members(job, nodes, asked, needed)
-
-
-def answers_needed(job: Job) -> int:
-    """The least number of usable answers in a round."""
-    return max(job.quorum.min_hospitals, hospitals_needed(job.method))
+    membership = Membership(job, exchange, meter, failures)
+    membership.gather(answers_needed(job))
+    return membership
 
 
 def require_same_job(job: Job, members: Members, resume: Checkpoint | None) -> None:
@@ -45,7 +39,10 @@ def require_same_job(job: Job, members: Members, resume: Checkpoint | None) -> N
 
 
 def standardisation_of(members: Members) -> Standardisation:
-    """Mean and deviation of the federation's training features, from the hospitals' sums."""
+    """Mean and deviation of the training features of the hospitals at the start, from their sums.
+
+    It stays the same for the whole run, whoever comes or goes: heads and updates that are combined must read the same features.
+    """
     told = [member.description for member in members.members]
     return Standardisation.from_sums(
         sum(one.examples for one in told),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from common.errors import ArtifactError
 from common.head import Float64, Standardisation
 from common.metrics import Metrics
 from common.model import Model
+from server.failures import Failure
+from server.meter import Spent
 
-FORMAT = "consilium-checkpoint-2"
+FORMAT = "consilium-checkpoint-3"
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Round:
 
     lost: no quorum, so the model is the one before. answered: hospitals whose answer was used. train_loss: mean cross-entropy
     of the training examples, as met in the last local epoch; None where there are no epochs. update_norms: how far each
-    hospital moved the model; empty where sums were sent. dropped: neutral reason by hospital. validation: of the
-    head the round made, pooled over the hospitals that judged it; None until they have, or if none did.
+    hospital moved the model; empty where sums were sent. dropped: neutral reason by hospital. outside: hospitals that are
+    connected and do not take part, with the reason. validation: of the head the round made, pooled over the hospitals that
+    judged it; None until they have, or if none did.
     """
 
     number: int
@@ -35,6 +38,7 @@ class Round:
     train_loss: float | None
     update_norms: Mapping[str, float]
     dropped: Mapping[str, str]
+    outside: Mapping[str, str]
     bytes_down: int
     bytes_up: int
     seconds: float
@@ -45,7 +49,9 @@ class Round:
 class Checkpoint:
     """After the round `last`: the global model, the best model so far, and what the method remembers.
 
-    best_round is None before any round was judged. choice: how the closed-form head came about, if there is one.
+    best_round is None before any round was judged. choice: how the closed-form head came about, if there is one. spent and
+    failures: of all processes that worked at the run so far. A lost round makes no checkpoint: a run that goes on asks for it
+    again, so there is no count of lost rounds to keep.
     """
 
     job_id: str
@@ -58,6 +64,13 @@ class Checkpoint:
     standardisation: Standardisation
     strategy: Mapping[str, Float64]
     choice: Mapping[str, object] | None = None
+    spent: Spent = field(default_factory=Spent)
+    failures: Sequence[Failure] = ()
+
+    @property
+    def lines(self) -> int:
+        """Rounds below this number are in rounds.jsonl for good; the others will be judged, and written, again."""
+        return self.last.number + 1 if self.judged else self.last.number
 
     @property
     def judged(self) -> bool:
@@ -82,6 +95,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "best_round": checkpoint.best_round,
         "best_validation": asdict(checkpoint.best_validation) if checkpoint.best_validation else None,
         "choice": checkpoint.choice,
+        "spent": asdict(checkpoint.spent),
+        "failures": [asdict(one) for one in checkpoint.failures],
     }
     data = safetensors.numpy.save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata={"consilium": json.dumps(meta)}
@@ -112,6 +127,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             standardisation=Standardisation(arrays["standardisation.mean"], arrays["standardisation.scale"]),
             strategy=_below("strategy.", arrays),
             choice=meta["choice"],
+            spent=Spent(**meta["spent"]),
+            failures=tuple(Failure(**one) for one in meta["failures"]),
         )
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"cannot read the checkpoint {path}: {error}") from error

@@ -75,6 +75,7 @@ def _total(answers: Answers) -> Sums:
 def _answers(questions: Questions, needed: int, tries: int) -> Answers:
     """The sums of enough hospitals."""
     for _ in range(tries):
+        questions.membership.refresh(1)
         answers = questions.ask("statistics", number=1)
         for name, reason in answers.dropped.items():
             log.warning("the sums go on without %s: %s", name, reason)

@@ -1,74 +1,91 @@
-"""One question to many hospitals over Flower's Grid, with a deadline: the coordinator's only way to the network.
+"""Questions to many hospitals over Flower's Grid, with a deadline: the coordinator's only way to the network.
+
+A hospital has one request at a time. The next is sent when the last is answered or its deadline has passed, so a slow
+hospital does not work through a queue of rounds that are over.
 
 Nothing a hospital's process may have written into an error is kept or logged: only Flower's error code is.
 """
 
 import logging
+import math
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar, cast
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from common.errors import FederationError
 from common.flower_records import MESSAGE_TYPES, from_records, size_of, to_records
 from common.wire import Packed
+from server.pending import Asked, Pending, Reply
 
 log = logging.getLogger(__name__)
 
 NO_ANSWER = "no answer before the deadline"
-UNREADABLE = "the answer cannot be decoded"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What came back, by node: the decoded answers (more than one is possible), or why there is none."""
-
-    answers: Mapping[int, list[Packed]]
-    failures: Mapping[int, str]
-    bytes_down: int
-    bytes_up: int
-
-
-@dataclass
-class _Replies:
-    answers: dict[int, list[Packed]] = field(default_factory=dict)
-    failures: dict[int, str] = field(default_factory=dict)
-    bytes_up: int = 0
+TOO_LATE = "no answer within the grace period"
+NOT_CONNECTED = "not connected"
+BUSY = "still busy with an earlier request"
+NOT_TAKEN = "Flower did not take the request for it"
+UNREACHABLE = "Flower's SuperLink could not be reached"
+CLOCKS_APART_S = 310.0
+"""Flower lets in a hospital whose clock is off by so much, and judges by that clock whether an answer is void."""
+_CONNECTED_EVERY_S = 2.0
+_T = TypeVar("_T")
 
 
 class Exchange:
-    """Speaks to the hospitals connected to a Grid. `poll_s`: seconds between looks for replies."""
+    """Speaks to the hospitals connected to a Grid.
 
-    def __init__(self, grid: Grid, poll_s: float = 0.3) -> None:
-        self._grid = grid
-        self._poll_s = poll_s
+    poll_s: seconds between looks for replies. retry_s: seconds until a hospital that declined or failed to describe itself
+    is asked again; None in simulations, where hospitals neither come nor go and every answer is final.
+    """
+
+    def __init__(self, grid: Grid, poll_s: float = 0.3, retry_s: float | None = None) -> None:
+        self._grid, self._poll_s, self.retry_s = grid, poll_s, retry_s
+        self._in_flight: dict[str, Pending] = {}
+        self._nodes: dict[int, str] = {}
+        self._known, self._looked_at = False, -math.inf
+        self._told: set[str] = set()
 
     def nodes(self) -> dict[int, str]:
-        """The connected nodes and their registered names (empty where there is none)."""
-        return {int(node.node_id): str(node.name) for node in self._grid.get_nodes()}
+        """The connected nodes and their registered names (empty where there is none).
 
-    def wait_for(self, hospitals: int, deadline_s: float) -> dict[int, str]:
-        """The connected nodes, once there are enough.
-
-        Raises:
-            FederationError: too few at the deadline.
+        While Flower cannot be reached, those of the last look.
         """
-        end = time.monotonic() + deadline_s
-        told = False
-        while len(nodes := self.nodes()) < hospitals:
-            if time.monotonic() >= end:
-                raise FederationError(
-                    f"{len(nodes)} hospitals are connected after {deadline_s:g} s, the job needs {hospitals} "
-                    "(quorum.min_hospitals); start the missing ones or lower the quorum"
-                )
-            if not told:
-                log.info("waiting for hospitals: %d connected, %d needed", len(nodes), hospitals)
-                told = True
-            time.sleep(self._poll_s)
-        return nodes
+        found = self._reach(lambda: list(self._grid.get_nodes()))
+        if found is not None:
+            self._nodes = {int(node.node_id): str(node.name) for node in found}
+            self._known, self._looked_at = True, time.monotonic()
+        return dict(self._nodes)
+
+    def pause(self) -> None:
+        """Wait for the next look."""
+        time.sleep(self._poll_s)
+
+    def post(
+        self,
+        kind: str,
+        request: Packed | Mapping[int, Packed],
+        nodes: Iterable[int],
+        server_round: int,
+        deadline_s: float,
+    ) -> Pending:
+        """Put a request to some nodes and go on; `look` fetches what comes back.
+
+        request: the same for all, or one for each node.
+        """
+        nodes = list(nodes)
+        same = to_records(request) if isinstance(request, Packed) else None
+        records = {node: same or to_records(cast("Mapping[int, Packed]", request)[node]) for node in nodes}
+        pending = Pending(MESSAGE_TYPES[kind], str(server_round), time.monotonic() + deadline_s, records)
+        self._told.clear()
+        self._send(pending)
+        return pending
+
+    def look(self, pending: Pending) -> None:
+        """Fetch what has come, and send what could not be sent before."""
+        self._fetch()
+        self._send(pending)
 
     def ask(
         self,
@@ -77,51 +94,133 @@ class Exchange:
         nodes: Iterable[int],
         server_round: int,
         deadline_s: float,
+        needed: int = 0,
+        grace_s: float | None = None,
     ) -> Asked:
-        """Put a request to some nodes and collect what comes back until all have answered or the deadline.
+        """Put a request to some nodes and collect what comes back.
 
-        request: the same for all, or one for each node.
+        It ends when all have answered, at the deadline, or `grace_s` after `needed` of them gave a usable answer. Hospitals
+        that are not connected are waited for only while fewer than `needed` have given one.
         """
-        nodes = list(nodes)
-        same = to_records(request) if isinstance(request, Packed) else None
-        records = {node: same or to_records(cast("Mapping[int, Packed]", request)[node]) for node in nodes}
-        messages = [
-            Message(records[node], dst_node_id=node, message_type=MESSAGE_TYPES[kind], group_id=str(server_round))
-            for node in nodes
-        ]
-        end = time.monotonic() + deadline_s
-        sent = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
-        replies = _Replies()
-        open_ids = set(sent)
+        if self.retry_s is not None:
+            self.nodes()
+        pending = self.post(kind, request, nodes, server_round, deadline_s)
+        end = pending.end
         while True:
-            for message in self._grid.pull_messages(list(open_ids)):
-                message_id = message.metadata.reply_to_message_id
-                node = sent.get(message_id)
-                if node is None:
-                    continue
-                open_ids.discard(message_id)
-                _sort(message, node, replies)
-            if not open_ids or time.monotonic() >= end:
+            self._fetch()
+            now = time.monotonic()
+            if grace_s is not None and end == pending.end and len(pending.usable) >= needed:
+                end = min(end, now + grace_s)
+            if now >= end or self._settled(pending, needed):
                 break
-            time.sleep(self._poll_s)
-        failures = {sent[message_id]: NO_ANSWER for message_id in open_ids} | {
-            node: reason for node, reason in replies.failures.items() if node not in replies.answers
-        }
-        down = len(nodes) * size_of(same) if same else sum(size_of(one) for one in records.values())
-        return Asked(replies.answers, failures, down, replies.bytes_up)
+            self.pause()
+            self._send(pending)
+        return self.close(pending, TOO_LATE if end < pending.end else NO_ANSWER)
+
+    def close(self, pending: Pending, why: str = NO_ANSWER) -> Asked:
+        """What came back so far; who has not answered has failed, with the reason `why`."""
+        failures = dict(pending.failures) | dict.fromkeys(pending.open.values(), why)
+        for node in pending.unsent:
+            if node not in failures:
+                away, busy = self._away(node), self._busy(node)
+                failures[node] = NOT_CONNECTED if away else BUSY if busy else UNREACHABLE
+        pending.unsent.clear()
+        return Asked(
+            pending.answers,
+            {node: reason for node, reason in failures.items() if node not in pending.answers},
+            pending.bytes_down,
+            pending.bytes_up,
+        )
+
+    def _send(self, pending: Pending) -> None:
+        """Send what is not sent yet to nodes that are connected and free."""
+        if pending.unsent and self.retry_s is not None and time.monotonic() > self._looked_at + _CONNECTED_EVERY_S:
+            self.nodes()
+        for node in list(pending.unsent):
+            if self._away(node) or self._busy(node):
+                continue
+            ids = self._push(pending, node)
+            if ids is None:
+                return
+            pending.unsent.remove(node)
+            if not ids or not ids[0]:
+                pending.failures[node] = NOT_TAKEN
+                continue
+            pending.sent(ids[0], node, size_of(pending.records[node]))
+            self._in_flight[ids[0]] = pending
+
+    def _push(self, pending: Pending, node: int) -> list[str] | None:
+        """Push one message, because of several Flower would not say which it refused: its id, if it was taken."""
+        # Void soon after the deadline: a hospital that comes late does not start on it.
+        ttl = max(pending.end - time.monotonic(), 0.0) + CLOCKS_APART_S
+        message = Message(
+            pending.records[node],
+            dst_node_id=node,
+            message_type=pending.message_type,
+            group_id=pending.group,
+            ttl=ttl,
+        )
+        return self._reach(lambda: list(self._grid.push_messages([message])))
+
+    def _fetch(self) -> None:
+        """Fetch every reply there is, also late ones to earlier questions: they show that a hospital is free again."""
+        now = time.monotonic()
+        for message_id, pending in list(self._in_flight.items()):
+            if now > pending.end + CLOCKS_APART_S:
+                del self._in_flight[message_id]
+        if not self._in_flight:
+            return
+        messages = self._reach(lambda: list(self._grid.pull_messages(list(self._in_flight)))) or []
+        for message in messages:
+            message_id = message.metadata.reply_to_message_id
+            if asked := self._in_flight.get(message_id):
+                asked.take(message_id, _read(message), again=self.retry_s is not None)
+                if asked.unsent:
+                    self._looked_at = -math.inf
+        # Only now: a node may have sent several answers.
+        for message in messages:
+            message_id = message.metadata.reply_to_message_id
+            if done := self._in_flight.pop(message_id, None):
+                done.open.pop(message_id)
+
+    def _away(self, node: int) -> bool:
+        return self.retry_s is not None and self._known and node not in self._nodes
+
+    def _busy(self, node: int) -> bool:
+        """Whether a request to it is open whose deadline has not passed."""
+        now = time.monotonic()
+        return any(node == one.open[message_id] and now < one.end for message_id, one in self._in_flight.items())
+
+    def _settled(self, pending: Pending, needed: int) -> bool:
+        """Whether nothing more is worth waiting for."""
+        if pending.open or not all(self._away(node) for node in pending.unsent):
+            return False
+        usable = len(pending.usable)
+        return not pending.unsent or usable >= needed or usable + len(pending.unsent) < needed
+
+    def _reach(self, call: Callable[[], _T]) -> _T | None:
+        """What Flower answers; None if it cannot be reached: its SuperLink may be starting again.
+
+        Flower's own client waits as long as no connection can be made; what it raises is an answer that is no answer.
+        """
+        try:
+            return call()
+        except Exception as error:
+            name = type(error).__name__
+            if name not in self._told:
+                log.warning("Flower's SuperLink gave no proper answer (%s); trying again until the deadline", name)
+                self._told.add(name)
+            log.debug("Flower's Grid raised", exc_info=True)
+            return None
 
 
-def _sort(message: Message, node: int, replies: _Replies) -> None:
+def _read(message: Message) -> Reply:
+    node = message.metadata.src_node_id
     if message.has_error():
-        replies.failures[node] = f"the hospital's app failed (Flower error code {int(message.error.code)})"
-        return
-    if message.metadata.src_node_id != node:
-        replies.failures[node] = "the answer came from another node"
-        return
+        return Reply(node, error_code=int(message.error.code))
+    size = 0
     try:
-        replies.bytes_up += size_of(message.content)
-        packed = from_records(message.content)
+        size = size_of(message.content)
+        return Reply(node, size, from_records(message.content))
     except Exception:  # whatever a hostile message does to a decoder, it costs its own reply only
-        replies.failures[node] = UNREADABLE
-        return
-    replies.answers.setdefault(node, []).append(packed)
+        return Reply(node, size)

@@ -21,6 +21,7 @@ from common.wire import PARTS, REFUSAL, AnyArray, Packed, Shapes, dimensions, pr
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _CODES = {code.value for code in RefusalCode}
+_DECLINED = "declined"
 _UNIT = 2.0**30
 
 
@@ -50,7 +51,7 @@ def screen(answers: list[Packed], expected: Expected) -> Packed | str:
         return "several answers that differ"
     code = first.fields.get(REFUSAL)
     if code is not None:
-        return f"declined: {code}" if code in _CODES else "declined without a known code"
+        return f"{_DECLINED}: {code}" if code in _CODES else f"{_DECLINED} without a known code"
     schema = reply_schema(
         expected.kind, expected.job, _tuned_in(first) if expected.kind == "initial" else expected.tuned
     )
@@ -61,6 +62,11 @@ def screen(answers: list[Packed], expected: Expected) -> Packed | str:
     if problem is None:
         problem = _CHECKS[expected.kind](first, expected)
     return first if problem is None else problem
+
+
+def declined(reason: str) -> bool:
+    """Whether the reason is the hospital's own refusal: it sent no answer that could be wrong."""
+    return reason.startswith(_DECLINED)
 
 
 def _tuned_in(packed: Packed) -> Shapes:
@@ -178,7 +184,8 @@ def _examples_problem(packed: Packed, expected: Expected) -> str | None:
     if told and expected.kind == "fit" and expected.job.tune.deep:
         declared = int(told.images[PARTS.index("train")].sum())
     examples = int(packed.fields["examples"])
-    return None if 0 < examples <= declared else f"{examples} examples; it declared {declared}"
+    # Exactly: whoever claims fewer would weigh less in the mean, and in fednova its steps more.
+    return None if 0 < examples == declared else f"{examples} examples; it declared {declared}"
 
 
 def _evaluate_problem(packed: Packed, expected: Expected) -> str | None:

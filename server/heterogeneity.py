@@ -23,16 +23,16 @@ class Scaffold:
     """
 
     def __init__(self, server_lr: float, members: Mapping[str, int]) -> None:
-        """members: examples of each hospital that takes part."""
-        self._server_lr, self._members = server_lr, members
+        """members: examples of each hospital that takes part; it may change between rounds."""
+        self._server_lr, self.members = server_lr, members
         self.controls: dict[str, dict[str, Float64]] = {}
 
     def corrections(self, like: Arrays) -> dict[str, dict[str, Float64]]:
         """C - c_k of each hospital, by array."""
-        total = sum(self._members.values())
+        total = sum(self.members.values())
         zeros = {name: np.zeros_like(array) for name, array in like.items()}
-        own = {hospital: self.controls.get(hospital, zeros) for hospital in self._members}
-        shares = np.array([examples / total for examples in self._members.values()])
+        own = {hospital: self.controls.get(hospital, zeros) for hospital in self.members}
+        shares = np.array([examples / total for examples in self.members.values()])
         mean = {name: _mean(shares, [controls[name] for controls in own.values()]) for name in like}
         return {hospital: {name: mean[name] - array for name, array in own[hospital].items()} for hospital in own}
 

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from common.errors import FederationError
 from common.job import Job
 from common.messages import Description
-from server.exchange import Asked
+from common.wire import Packed
 from server.guard import Expected, screen
+
+OTHER_SPACE = "another feature space than most hospitals (other weights or preprocessing)"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Members:
-    """The hospitals taking part, sorted by name, and those dropped, with the reason."""
+    """The hospitals taking part, sorted by name, and those that do not, with the reason."""
 
     members: Sequence[Member]
     dropped: Mapping[str, str]
@@ -52,50 +53,49 @@ class Members:
         return {name: lacking for name, lacking in missing.items() if lacking}
 
 
-def accept_members(job: Job, nodes: Mapping[int, str], asked: Asked, needed: int) -> Members:
-    """The members of a run, from the answers to the describe request.
+@dataclass(frozen=True)
+class Described:
+    """A description that passed the guard, and the name its sender gives itself ("" if it gives none)."""
+
+    claimed: str
+    description: Description
+
+    @property
+    def space(self) -> str:
+        """What must be equal before anything is combined: the features, and the arrays that are tuned."""
+        return f"{self.description.fingerprint} {self.description.tuned_digest}"
+
+
+def read_description(job: Job, answers: list[Packed]) -> Described | str:
+    """What a node said of itself, or why it is not accepted."""
+    checked = screen(answers, Expected("describe", job, fields={"job-id": job.job_id}))
+    if isinstance(checked, str):
+        return checked
+    return Described(str(checked.fields.get("hospital", "")), Description.unpack(checked))
+
+
+def choose_members(names: Mapping[int, str], described: Mapping[int, Described], reasons: Mapping[int, str]) -> Members:
+    """The members of a run, from what nodes said of themselves. names: registered ones. reasons: why others said nothing.
 
     A hospital is known by the name it is registered under; a simulated one has none and says its own, if no other does.
     The feature space is the one most hospitals have; the others are dropped.
-
-    Raises:
-        FederationError: fewer than `needed` are left; says why each was dropped.
     """
-    expected = Expected("describe", job, fields={"job-id": job.job_id})
-    dropped = {_fallback_name(node, nodes): reason for node, reason in asked.failures.items()}
-    described: dict[int, tuple[str, Description]] = {}
-    for node, answers in sorted(asked.answers.items()):
-        checked = screen(answers, expected)
-        if isinstance(checked, str):
-            dropped[_fallback_name(node, nodes)] = checked
-        else:
-            described[node] = (str(checked.fields.get("hospital", "")), Description.unpack(checked))
-    claims = Counter(claimed for claimed, _ in described.values())
+    registered = Counter(name for node, name in names.items() if name and node in described)
+    claims = Counter(one.claimed for one in described.values())
     members = []
-    for node, (claimed, description) in described.items():
-        free = claimed and claims[claimed] == 1 and claimed not in nodes.values()
-        name = nodes.get(node) or (claimed if free else _fallback_name(node, nodes))
-        members.append(Member(name, node, description))
+    for node, one in sorted(described.items()):
+        free = one.claimed and claims[one.claimed] == 1 and one.claimed not in names.values()
+        name = names.get(node) or (one.claimed if free else fallback_name(node))
+        # Two nodes of one name would be taken for one hospital.
+        members.append(Member(name if registered[name] < 2 else fallback_name(node), node, one.description))
     members.sort(key=lambda member: member.name)
-    spaces = Counter(_space(member.description) for member in members)
+    spaces = Counter(one.space for one in described.values())
     shared = min(spaces, key=lambda space: (-spaces[space], space)) if spaces else ""
-    for member in members:
-        if _space(member.description) != shared:
-            dropped[member.name] = "another feature space than most hospitals (other weights or preprocessing)"
-    members = [member for member in members if member.name not in dropped]
-    if len(members) < needed:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(dropped.items())) or "no other is connected"
-        raise FederationError(
-            f"{len(members)} of {len(nodes)} hospitals can take part, the job needs {needed}: {reasons}. "
-            "The reason in full is in that hospital's own log"
-        )
-    return Members(tuple(members), dropped)
+    dropped = {names.get(node) or fallback_name(node): reason for node, reason in reasons.items()}
+    dropped |= {member.name: OTHER_SPACE for member in members if described[member.node].space != shared}
+    return Members(tuple(member for member in members if described[member.node].space == shared), dropped)
 
 
-def _space(description: Description) -> str:
-    """What must be equal before anything is combined: the features, and the arrays that are tuned."""
-    return f"{description.fingerprint} {description.tuned_digest}"
-
-
-def _fallback_name(node: int, nodes: Mapping[int, str]) -> str:
-    return nodes.get(node) or f"node-{node}"
+def fallback_name(node: int) -> str:
+    """The name of a hospital that has none of its own."""
+    return f"node-{node}"

@@ -9,10 +9,16 @@ from common.messages import pack_heads, pack_standardisation, unpack_counts
 from common.metrics import ClassificationCounts
 from common.model import TUNED, Model
 from common.wire import MAX_HEADS, AnyArray, Packed, Shapes
-from server.exchange import Asked, Exchange
-from server.guard import Expected, screen
+from server.exchange import Exchange
+from server.failures import Failures
+from server.guard import Expected, declined, screen
 from server.members import Members
+from server.membership import Membership
 from server.meter import Meter
+from server.pending import Asked
+from server.strategies import answers_needed
+
+_PHASES = {"own": "cross-site", "personalise": "personalisation"}
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,16 @@ class Questions:
 
     job: Job
     exchange: Exchange
-    members: Members
+    membership: Membership
     meter: Meter
+    failures: Failures
     standardisation: Standardisation
     tuned: Shapes = field(default_factory=dict)
+
+    @property
+    def members(self) -> Members:
+        """Who takes part now."""
+        return self.membership.members
 
     def ask(
         self,
@@ -46,11 +58,13 @@ class Questions:
         start: Model | None = None,
         nodes: Mapping[int, str] | None = None,
         own: Mapping[str, Mapping[str, AnyArray]] | None = None,
+        phase: str | None = None,
     ) -> Answers:
         """Put one question to all members, or to some `nodes`. own: further arrays for each hospital, by its name.
 
         fields: what a good reply repeats. part: the patients whose counts come back. heads: how many are counted. start:
-        the model that was sent, from which an update may move by the job's bound.
+        the model that was sent, from which an update may move by the job's bound. phase: what a hospital that gives no good
+        answer is missing from, by default what the kind of the question says.
         """
         members = self.members.by_node()
         fields = fields or {}
@@ -63,7 +77,8 @@ class Questions:
             if own
             else request
         )
-        asked = self.exchange.ask(kind, requests, nodes or members, number, self.job.quorum.deadline_s)
+        needed, quorum = min(answers_needed(self.job), len(nodes or members)), self.job.quorum
+        asked = self.exchange.ask(kind, requests, nodes or members, number, quorum.deadline_s, needed, quorum.grace_s)
         self.meter.count(asked)
         exact = {"job-id": self.job.job_id, "fingerprint": self.members.fingerprint, **fields}
         good: dict[str, Packed] = {}
@@ -84,24 +99,34 @@ class Questions:
             checked = screen(answers, expected)
             if isinstance(checked, str):
                 dropped[member.name] = checked
+                if not declined(checked):
+                    self.membership.doubt(node)
             else:
                 good[member.name] = checked
+        default = part if kind == "evaluate" else _PHASES.get(kind, kind)
+        self.failures.add(phase or default, number, dict(sorted(dropped.items())))
         return Answers(dict(sorted(good.items())), dict(sorted(dropped.items())), asked)
 
     def count_heads(
-        self, heads: list[Head], part: str, number: int = 0, tuned: Mapping[str, AnyArray] | None = None
+        self,
+        heads: list[Head],
+        part: str,
+        number: int = 0,
+        tuned: Mapping[str, AnyArray] | None = None,
+        phase: str | None = None,
     ) -> tuple[dict[str, list[ClassificationCounts]], dict[str, str]]:
         """Counts of each head on one part of the data by hospital, and the hospitals that gave none.
 
         number: the round that made the heads, 0 for the pretrained backbone. tuned: the arrays of the backbone that the job
-        tunes, as they are below the heads.
+        tunes, as they are below the heads. phase: as in `ask`.
         """
         found: dict[str, list[ClassificationCounts]] = {}
         dropped: dict[str, str] = {}
         for first in range(0, len(heads), MAX_HEADS):
             some = heads[first : first + MAX_HEADS]
             arrays = {**pack_heads(some), **{f"{TUNED}{name}": array for name, array in (tuned or {}).items()}}
-            told = self.ask("evaluate", arrays, {"part": part, "round": number}, number, part, len(some))
+            fields: dict[str, str | int] = {"part": part, "round": number}
+            told = self.ask("evaluate", arrays, fields, number, part, len(some), phase=phase)
             dropped |= told.dropped
             for name, reply in told.good.items():
                 found.setdefault(name, []).extend(unpack_counts(reply.arrays))

@@ -12,6 +12,7 @@ from common.errors import ArtifactError
 from common.metrics import SCORE_BINS
 from common.wire import PARTS
 from server import afterwards_table, plots, summary_table
+from server.failures import in_words
 from server.numbers import number, size
 from server.report_page import PAGE
 from server.run_directory import REMEDY, FinishedRun, read_run
@@ -64,7 +65,7 @@ def _render(run: FinishedRun) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, size=size)
+    environment.filters.update(number=number, size=size, in_words=in_words)
     light, dark = plots.palette_css()
     weights = run.job["backbone"]["weights"]
     template = environment.from_string(PAGE)

@@ -85,15 +85,15 @@ averaged.</div>
 <p>None: every hospital has images of every class.</p>
 {% endif %}
 
-<h2>Hospitals left out</h2>
-{% if summary.dropped %}
+<h2>Hospitals that were missing</h2>
+{% if summary.failures %}
 <div class="warning"><ul>
-{% for name, reason in summary.dropped.items() %}
-<li><b>{{ name }}</b>: {{ reason }}</li>
+{% for one in summary.failures %}
+<li><b>{{ one.hospital }}</b> {{ one | in_words }}</li>
 {% endfor %}
 </ul></div>
 {% else %}
-<p>None.</p>
+<p>None, in no round.</p>
 {% endif %}
 
 <h2>Test patients, hospital by hospital</h2>
@@ -201,7 +201,8 @@ hospitals' feature caches.</p>
 {% endfor %}
 </tbody></table></div>
 <p class="note">The whole model: every weight of {{ summary.job.backbone.name }} as float32, to and from each hospital in each
-round. {% if resumed is not none %}The times, and the bytes of the whole run, begin at the resumption.{% endif %}</p>
+round.{% if resumed is not none %} Bytes and seconds are of all processes of the run, but for what was lost with one that was
+cut off.{% endif %}</p>
 
 <h2>Rounds</h2>
 {% if rounds %}
@@ -216,6 +217,9 @@ round. {% if resumed is not none %}The times, and the bytes of the whole run, be
 <td>{{ one.bytes_up | size }}</td><td>{{ one.bytes_down | size }}</td><td>{{ "%.2f" | format(one.seconds) }}</td></tr>
 {% for name, reason in one.dropped.items() %}
 <tr><th></th><td colspan="8">without {{ name }}: {{ reason }}</td></tr>
+{% endfor %}
+{% for name, reason in one.outside.items() %}
+<tr><th></th><td colspan="8">{{ name }} does not take part: {{ reason }}</td></tr>
 {% endfor %}
 {% endfor %}
 </tbody></table></div>

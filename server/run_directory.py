@@ -19,6 +19,7 @@ _OF_A_ROUND = (
     "validation",
     "update_norms",
     "dropped",
+    "outside",
     "bytes_up",
     "bytes_down",
     "seconds",

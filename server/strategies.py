@@ -32,7 +32,7 @@ from common.config_file import unknown
 from common.drift import local_norm, own_control
 from common.errors import ConfigError, FederationError
 from common.head import Float64
-from common.job import Method
+from common.job import Job, Method
 from common.methods import method_row
 from common.model import Model
 from server.heterogeneity import FedNova, Scaffold
@@ -96,6 +96,11 @@ def hospitals_needed(method: Method) -> int:
     return max(method_row(method.name).min_hospitals, by_method.get(method.name, 1))
 
 
+def answers_needed(job: Job) -> int:
+    """The least number of usable answers in a round."""
+    return max(job.quorum.min_hospitals, hospitals_needed(job.method))
+
+
 class Aggregator:
     """Combines the updates of a round into the next model; keeps what the method remembers between rounds."""
 
@@ -138,6 +143,11 @@ class Aggregator:
             arrays, correction = update.model.arrays(), sent[update.hospital]
             found = own_control(current.arrays(), arrays, correction, update.steps, lr_of)
             strategy.controls[update.hospital] = {name: array.astype(np.float64) for name, array in found.items()}
+
+    def take_members(self, members: Mapping[str, int]) -> None:
+        """Who takes part from now on, with their examples; what is kept of the others stays."""
+        if isinstance(self._strategy, Scaffold):
+            self._strategy.members = members
 
     def corrections(self, current: Model) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
         """What each hospital adds to its gradients (scaffold), by the names of the model's arrays; else nothing."""

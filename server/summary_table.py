@@ -13,6 +13,7 @@ from rich.table import Table
 from common.metrics import ClassificationCounts
 from common.ranking import ranking
 from server.afterwards_table import personal_rows
+from server.failures import in_words
 from server.numbers import number, size
 
 _SHOWN = {
@@ -100,15 +101,13 @@ def confusion_rows(pooled: ClassificationCounts) -> list[list[tuple[int, float |
 
 def sent_rows(summary: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What was sent, in words and as amounts."""
-    sent, resumed = summary["communication"], "resumed_after_round" in summary
+    sent = summary["communication"]
     asked = sum(len(one["answered"]) + len(one["dropped"]) for one in rounds)
     each = [size(sum(one[way] for one in rounds) / asked) if asked else "–" for way in ("bytes_up", "bytes_down")]
-    # What a resumed run counts began at the resumption, the whole model's bytes at the first round.
-    less = None if resumed else sent["times_less_than_whole_model"]
-    since = f", since the resumption after round {summary['resumed_after_round']}" if resumed else ", in all"
+    less = sent["times_less_than_whole_model"]
     return [
-        (f"hospitals to coordinator{since}", size(sent["bytes_up"])),
-        (f"coordinator to hospitals{since}", size(sent["bytes_down"])),
+        ("hospitals to coordinator, in all", size(sent["bytes_up"])),
+        ("coordinator to hospitals, in all", size(sent["bytes_down"])),
         ("per hospital and round, to / from the coordinator", f"{each[0]} / {each[1]}"),
         ("the head itself", size(sent["head_bytes"])),
         ("exchanging the whole model in every round instead", size(sent["whole_model_bytes"])),
@@ -132,11 +131,11 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     named = [("pooled", metrics["pooled"]), *metrics["hospitals"].items(), ("worst", metrics["worst"])]
     for index, (name, found) in enumerate(named):
         cells = [number(found.get(metric)) for metric in _SHOWN]
-        table.add_row(escape(_printable(name)), *cells, style="bold" if index == 0 else "")
+        table.add_row(escape(printable(name)), *cells, style="bold" if index == 0 else "")
     console.print(table, width=width)
 
     def say(text: str, style: str = "") -> None:
-        console.print(_printable(text), style=style, markup=False, highlight=False, width=width)
+        console.print(printable(text), style=style, markup=False, highlight=False, width=width)
 
     if bounds := metrics["pooled"]["intervals"].get("auroc"):
         say(f"pooled AUROC 95 % CI {interval(bounds)}")
@@ -150,10 +149,10 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
             say(f"best for the patients of {row.name}, by its validation patients: {row.best or 'undefined'}")
     for name, lacking in summary["missing_classes"].items():
         say(f"{name} has no image of: {', '.join(lacking)}", "yellow")
-    for name, reason in summary["dropped"].items():
-        say(f"{name} was left out: {reason}", "yellow")
+    for one in summary["failures"]:
+        say(f"{one['hospital']} {in_words(one)}", "yellow")
     sent, images, seconds = summary["communication"], summary["images"], summary["seconds"]
-    less = None if "resumed_after_round" in summary else sent["times_less_than_whole_model"]
+    less = sent["times_less_than_whole_model"]
     say(
         f"round {summary['best_round']} of {summary['rounds']} kept; sent {size(sent['bytes_up'])} up, "
         f"{size(sent['bytes_down'])} down" + ("" if less is None else f", {less:,.0f} times less than the whole model")
@@ -164,6 +163,6 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     )
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A hospital names itself: nothing in a name may steer the terminal."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {
     "backbone": {"name": "resnet18", "weights": "IMAGENET1K_V1"},
 }
 DIGEST = "ab" * 32
-GOLDEN_ID = "4bdccf1b9f853866512ff7b4a6d3c4b03b6cd477824c5792b80d391381224839"
+GOLDEN_ID = "43899caff2df1eb8611fc8d55db25370fc3a219c952e9b4843cad13c7067a868"
 
 
 def job(**changes: Any) -> Job:

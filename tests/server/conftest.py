@@ -124,7 +124,8 @@ class Scripted:
         return Packed(pack_counts(self._counts(job, request, str(request.fields["part"]), heads)))
 
     def _own(self, job: Job, request: Packed) -> Packed:
-        return Packed(Model(self.own(job, request)).arrays(), {"examples": int(self.images_of(job)[0].sum())})
+        examples = int(self.images_of(job)[0].sum()) * job.examples_per_image
+        return Packed(Model(self.own(job, request)).arrays(), {"examples": examples})
 
     def own(self, job: Job, request: Packed) -> Head:
         """The closed-form head of this hospital's own examples."""

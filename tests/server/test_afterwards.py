@@ -12,8 +12,9 @@ from common.ridge import Ridge
 from common.sums import Sums
 from common.wire import PERSONALISED
 from server.afterwards import GLOBAL
-from server.recorder import Recorder, personalisation
+from server.recorder import Recorder
 from server.rounds import Hooks, run_job
+from server.summary import personalisation
 
 IMAGES = {"alpha": [[30, 20], [6, 5], [9, 7]], "beta": [[10, 40], [4, 6], [5, 8]], "gamma": [[25, 25], [0, 0], [3, 4]]}
 BOTH = {"evaluation": {"cross_site": True}, "personalisation": {}}
@@ -234,7 +235,9 @@ def test_who_is_missing_is_said_in_the_log_and_in_the_summary(small_job, hospita
     outcome = run_job(job, exchange_with(asked), Hooks(judged=[recorder.judged]))
     summary = recorder.finish(outcome)
     assert "beta is missing from a part of the figures: cross-site: declined: against-policy" in caplog.text
-    assert summary["dropped"] == {"beta": "cross-site: declined: against-policy"}
+    assert summary["failures"] == [
+        {"hospital": "beta", "phase": "cross-site", "rounds": [0], "reason": "declined: against-policy"}
+    ]
 
 
 def test_the_run_directory_has_them_in_plain_numbers(small_job, hospitals, exchange_with, tmp_path):

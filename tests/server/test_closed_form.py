@@ -18,7 +18,8 @@ from common.sums import Sums
 from common.wire import PARTS
 from server.checkpoint import load_checkpoint, save_checkpoint
 from server.recorder import Recorder
-from server.rounds import LOST_ROUNDS_IN_A_ROW, Hooks, run_job
+from server.rounds import Hooks, run_job
+from server.training import LOST_ROUNDS_IN_A_ROW
 
 THREE = ["a", "b", "c"]
 ALL = [[60, 50, 40], [20, 20, 20], [15, 15, 15]]
@@ -451,6 +452,7 @@ def test_a_warm_run_that_was_cut_off_goes_on_to_the_same_bits(
 
     with pytest.raises(KeyboardInterrupt):
         run_job(job, exchange_with(hospitals()), Hooks(judged=[cut.judged], checkpoint=[cut.save, crash]))
+    cut.close()
     again, after, later = Recorder(tmp_path / "cut", job, "test", resume=True), hospitals(), []
     hooks = Hooks(judged=[again.judged], checkpoint=[again.save, later.append])
     resumed = run_job(job, exchange_with(after), hooks, again.checkpoint)

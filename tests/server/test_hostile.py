@@ -101,7 +101,7 @@ def test_beside_good_replies_it_costs_only_its_own_update(tamper, server_job, sc
         np.testing.assert_array_equal(ours.model.head.weight, theirs.model.head.weight)
         np.testing.assert_array_equal(ours.model.head.bias, theirs.model.head.bias)
     assert [set(one.dropped) for one in rounds] == [{"beta"}, {"beta"}]
-    assert SECRET not in caplog.text + repr(rounds) + repr(outcome.test_dropped)
+    assert SECRET not in caplog.text + repr(rounds) + repr(outcome.failures)
 
 
 def test_alone_it_makes_no_model(tamper, server_job, scripted, exchange_with, caplog):

@@ -6,8 +6,9 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from common.head import Head, Standardisation
 from common.metrics import ClassificationCounts, count
-from common.wire import MAX_HEADS, Packed
-from server.members import accept_members
+from common.wire import MAX_HEADS
+from server.beginning import describe
+from server.failures import Failures
 from server.meter import Meter
 from server.questions import Questions, listed, pooled
 
@@ -18,10 +19,9 @@ def questions(small_job, exchange_with):
 
     def make(hospitals):
         job, exchange = small_job(), exchange_with(hospitals)
-        nodes = exchange.nodes()
-        asked = exchange.ask("describe", Packed({}, {"job": job.canonical_json()}), nodes, 0, 5)
-        members = accept_members(job, nodes, asked, 1)
-        return Questions(job, exchange, members, Meter(), Standardisation.identity(job.num_features))
+        meter, failures = Meter(), Failures()
+        membership = describe(job, exchange, meter, failures)
+        return Questions(job, exchange, membership, meter, failures, Standardisation.identity(job.num_features))
 
     return make
 
@@ -74,12 +74,13 @@ def test_whoever_leaves_out_one_message_is_left_out_of_all_heads(questions, scri
 def test_a_question_to_some_nodes_reaches_them_alone_and_is_paid_for(questions, scripted):
     hospitals = {"a": scripted(), "b": scripted()}
     asking = questions(hospitals)
+    up, down = asking.meter.bytes_up, asking.meter.bytes_down
     (node,) = (member.node for member in asking.members.members if member.name == "b")
     answers = asking.ask("statistics", nodes={node: "b"})
     assert (list(answers.good), answers.dropped) == (["b"], {})
     assert ([one.asked for one in hospitals.values()]) == [["describe"], ["describe", "statistics"]]
-    assert asking.meter.bytes_up == answers.asked.bytes_up > 0
-    assert asking.meter.bytes_down == answers.asked.bytes_down > 0
+    assert asking.meter.bytes_up - up == answers.asked.bytes_up > 0
+    assert asking.meter.bytes_down - down == answers.asked.bytes_down > 0
 
 
 def test_every_request_says_the_job_the_feature_space_and_the_standardisation(questions, scripted):

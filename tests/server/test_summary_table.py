@@ -65,7 +65,7 @@ def test_what_is_missing_is_said(summary_of, scripted):
     one_class, no_test = np.array([[50, 0], [10, 0], [16, 0]]), np.array([[30, 20], [6, 4], [0, 0]])
     hospitals = {"alpha": scripted(), "beta": scripted(images=one_class), "gamma": scripted(images=no_test)}
     summary = summary_of(hospitals)
-    summary["dropped"] = {"delta": "another feature space"}
+    summary["failures"] = [{"hospital": "delta", "phase": "describe", "rounds": [0], "reason": "another feature space"}]
     text = printed(summary)
     assert "beta has no image of: opacity" in text
     assert "delta was left out: another feature space" in text
@@ -87,7 +87,8 @@ def test_it_is_at_most_a_hundred_characters_wide(summary_of, scripted):
 
 def test_a_name_cannot_steer_the_terminal(summary_of, scripted):
     summary = summary_of({"[red]x[/red]": scripted(), "beta": scripted()})
-    summary["dropped"] = {"evil\x1b[2J": "[bold]no[/bold]"}
+    evil = {"hospital": "evil\x1b[2J", "phase": "describe", "rounds": [0], "reason": "[bold]no[/bold]"}
+    summary["failures"] = [evil]
     text = printed(summary, force_terminal=True, color_system=None)
     assert "[red]x[/red]" in text
     assert "[bold]no[/bold]" in text
@@ -102,7 +103,6 @@ def test_what_it_cost(summary_of, scripted):
     text = printed(summary)
     assert "round 1 of 1 kept; sent 1.5 MB up, 2.5 kB down, 2,795 times less than the whole model" in text
     assert "7 images decoded, 8 from the cache; 4.0 s, of which 2.5 s of rounds" in text
-    assert "times less" not in printed({**summary, "resumed_after_round": 1})
     summary["communication"]["times_less_than_whole_model"] = None
     assert "times less" not in printed(summary)
 

@@ -48,6 +48,7 @@ def test_the_run_directory_is_complete(run):
         "model.safetensors",
         "report.html",
         "checkpoints",
+        "run.lock",
     }
 
 

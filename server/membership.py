@@ -1,0 +1,175 @@
+"""Hospitals come and go: who takes part from which round on.
+
+Before the first round it waits for a quorum of hospitals that can take part. Before each later one it looks who is connected.
+A node that is new, or declined, is asked to describe itself while the round goes on, and takes part from the next round on; a
+member whose answers contradict its description is asked again. Nothing of it makes a round wait.
+
+In simulations nobody comes or goes, and every answer is final (`Exchange.retry_s` is None).
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from common.errors import FederationError
+from common.job import Job
+from common.wire import Packed
+from server.exchange import Exchange
+from server.failures import Failures
+from server.members import OTHER_SPACE, Described, Member, Members, choose_members, fallback_name, read_description
+from server.meter import Meter
+from server.pending import Pending
+
+log = logging.getLogger(__name__)
+
+NAME_TAKEN = "another connected hospital has its name"
+NOT_DESCRIBED = "no description of its data yet"
+
+
+class Membership:
+    """Who takes part in a run, now. `members` changes between questions only, by `gather` and `refresh`."""
+
+    def __init__(self, job: Job, exchange: Exchange, meter: Meter, failures: Failures) -> None:
+        self._job, self._exchange, self._meter, self._failures = job, exchange, meter, failures
+        self.members = Members((), {})
+        self._names: dict[int, str] = {}
+        self._described: dict[int, Described] = {}
+        self._reasons: dict[int, str] = {}
+        self._asked_at: dict[int, float] = {}
+        self._pending: dict[int, Pending] = {}
+        self._doubted: set[int] = set()
+        self._space = ""
+
+    def gather(self, needed: int) -> None:
+        """Wait until enough hospitals can take part, and for the others that are connected, as the job's quorum says.
+
+        Raises:
+            FederationError: too few are connected, or can take part, at the deadline; says why each cannot.
+        """
+        quorum, told, enough = self._job.quorum, "", False
+        standing_at: float | None = None
+        end = time.monotonic() + quorum.deadline_s
+        while True:
+            nodes, now = self._exchange.nodes(), time.monotonic()
+            if not enough and len(nodes) >= needed:
+                enough, end = True, now + quorum.deadline_s
+            self._ask(nodes, 0)
+            self._collect(self._described.__setitem__)
+            self.members = self._candidates(nodes)
+            standing, waiting = len(self.members.members) >= needed, any(node in nodes for node in self._pending)
+            if standing and standing_at is None:
+                standing_at = now
+            if standing and (not waiting or now >= end or self._grace_over(standing_at)):
+                break
+            if now >= end or (self._exchange.retry_s is None and enough and not waiting):
+                raise FederationError(self._too_few(nodes, needed))
+            if (state := f"{len(nodes)} connected, {len(self.members.members)} can take part") != told:
+                log.info("waiting for hospitals: %s, %d needed", state, needed)
+                told = state
+            self._exchange.pause()
+        self._space = self._described[self.members.members[0].node].space
+        self._failures.add("describe", 0, self.members.dropped)
+
+    def refresh(self, number: int) -> None:
+        """Before round `number`: take in who can take part by now, and ask those who are new, declined or are doubted.
+
+        It waits for nobody.
+        """
+        if self._exchange.retry_s is None:
+            return
+        nodes = self._exchange.nodes()
+        self._collect(lambda node, one: self._admit(node, one, nodes))
+        self._ask(nodes, number)
+        members = self.members.by_node()
+        outside = {self._name(node): self._reason(node) for node in sorted(nodes) if node not in members}
+        self.members = Members(self.members.members, outside)
+        self._failures.add("describe", number, outside)
+
+    def doubt(self, node: int) -> None:
+        """The answers of a member contradict what it said of itself: it is asked again before the next round."""
+        self._doubted.add(node)
+
+    def _candidates(self, nodes: Mapping[int, str]) -> Members:
+        """The members as things stand: nodes that have gone again are not among them."""
+        described = {node: one for node, one in self._described.items() if node in nodes}
+        reasons = {node: self._reason(node) for node in nodes if node not in described}
+        return choose_members(self._names, described, reasons)
+
+    def _ask(self, nodes: Mapping[int, str], number: int) -> None:
+        """Ask who is to describe itself: the new, and after a while those who could not."""
+        self._names |= nodes
+        known = self.members.by_node() if self._space else self._described
+        request = Packed({}, {"job": self._job.canonical_json()})
+        for node in nodes:
+            if (node in known and node not in self._doubted) or not self._due(node):
+                continue
+            self._pending[node] = self._exchange.post("describe", request, [node], number, self._job.quorum.deadline_s)
+            self._asked_at[node] = time.monotonic()
+            self._doubted.discard(node)
+
+    def _due(self, node: int) -> bool:
+        """Whether a node may be asked: it never was, or long enough ago."""
+        if node in self._pending:
+            return False
+        retry_s = self._exchange.retry_s
+        return node not in self._asked_at or (
+            retry_s is not None and time.monotonic() >= self._asked_at[node] + retry_s
+        )
+
+    def _collect(self, accept: Callable[[int, Described], None]) -> None:
+        """Read the descriptions that have come, and give up on those that are overdue."""
+        for node, pending in list(self._pending.items()):
+            self._exchange.look(pending)
+            if not pending.done and time.monotonic() < pending.end:
+                continue
+            asked = self._exchange.close(pending)
+            self._meter.count(asked)
+            del self._pending[node]
+            read = read_description(self._job, asked.answers[node]) if node in asked.answers else asked.failures[node]
+            if isinstance(read, str):
+                self._reasons[node] = read
+            else:
+                self._reasons.pop(node, None)
+                accept(node, read)
+
+    def _admit(self, node: int, one: Described, nodes: Mapping[int, str]) -> None:
+        """Make a described node a member, or take its new description. Its features must be those of the federation."""
+        before = self.members.by_node().get(node)
+        name = before.name if before else self._names[node] or one.claimed or fallback_name(node)
+        same = next((member for member in self.members.members if member.name == name and member.node != node), None)
+        if one.space != self._space:
+            self._reasons[node] = OTHER_SPACE
+        elif same and (same.node in nodes or (self._names[same.node] and not self._names[node])):
+            self._reasons[node] = NAME_TAKEN
+        else:
+            others = [member for member in self.members.members if member.node != node and member is not same]
+            members = sorted([*others, Member(name, node, one.description)], key=lambda member: member.name)
+            self.members = Members(tuple(members), self.members.dropped)
+            self._doubted.discard(node)
+            log.info("%s %s", name, "has described itself again" if before else "takes part from now on")
+
+    def _grace_over(self, since: float | None) -> bool:
+        grace_s = self._job.quorum.grace_s
+        return grace_s is not None and since is not None and time.monotonic() >= since + grace_s
+
+    def _reason(self, node: int) -> str:
+        return self._reasons.get(node, NOT_DESCRIBED)
+
+    def _name(self, node: int) -> str:
+        """For the list of those outside; a member's name stays the member's."""
+        name = self._names.get(node) or fallback_name(node)
+        taken = any(member.name == name for member in self.members.members)
+        return fallback_name(node) if taken else name
+
+    def _too_few(self, nodes: Mapping[int, str], needed: int) -> str:
+        if len(nodes) < needed:
+            return (
+                f"{len(nodes)} hospitals are connected after {self._job.quorum.deadline_s:g} s, the job needs {needed} "
+                "(quorum.min_hospitals); start the missing ones or lower the quorum"
+            )
+        dropped = sorted(self.members.dropped.items())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in dropped) or "no other is connected"
+        return (
+            f"{len(self.members.members)} of {len(nodes)} hospitals can take part, the job needs {needed}: {reasons}. "
+            "The reason in full is in that hospital's own log"
+        )
