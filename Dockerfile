@@ -31,14 +31,15 @@ FROM python:3.11-slim-bookworm AS runtime
 RUN groupadd --gid 10001 agent && groupadd --gid 10002 consilium && groupadd --gid 10003 socket \
  && useradd --uid 10001 --gid agent --groups socket --no-create-home --home-dir /tmp --shell /usr/sbin/nologin agent \
  && useradd --uid 10002 --gid consilium --groups socket --no-create-home --home-dir /tmp --shell /usr/sbin/nologin consilium \
- && install -d -o agent -g socket -m 0750 /run/consilium \
+ && install -d -o agent -g socket -m 0710 /run/consilium \
+ && install -d -o consilium -g consilium -m 0700 /run/superexec \
  && python -m venv --without-pip /opt/consilium
 # A courier's dependencies are those of every image, so that they are stored once.
 RUN --mount=type=bind,source=deploy/docker/install.sh,target=/build/install.sh \
     --mount=type=bind,source=constraints.txt,target=/build/constraints.txt \
     --mount=type=bind,from=requirements,source=/requirements/courier.txt,target=/build/courier.txt \
     sh /build/install.sh -c /build/constraints.txt -r /build/courier.txt
-COPY deploy/docker/healthy.py /usr/local/bin/
+COPY deploy/docker/healthy.py deploy/docker/with_secret.sh /usr/local/bin/
 # Nothing in here phones home or installs anything. What is written goes to memory: /tmp is a tmpfs.
 ENV PATH=/opt/consilium/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
@@ -67,9 +68,15 @@ RUN --mount=type=bind,source=deploy/docker/install.sh,target=/build/install.sh \
 RUN --mount=type=bind,source=deploy/docker/install.sh,target=/build/install.sh \
     --mount=type=bind,from=wheel,source=/wheel,target=/build/wheel \
     sh /build/install.sh --no-index --no-deps /build/wheel/*.whl \
- && install -d -o consilium -g consilium -m 0700 /var/lib/consilium /var/lib/consilium/federation /var/lib/consilium/runs
+ && for folder in federation runs state; do install -d -o consilium -g consilium -m 0700 "/var/lib/consilium/$folder"; done \
+ # for the demonstration: whose files `setup` of docker-compose.yml makes
+ && for who in coordinator gateway hospital-a hospital-b hospital-c; do install -d -o consilium -g consilium -m 0700 "/out/$who"; done
+COPY deploy/docker/demo_setup.sh deploy/docker/demo_register.sh /usr/local/bin/
 USER consilium
 CMD ["consilium", "--help"]
+
+FROM coordinator AS gateway-config
+RUN python -c "from deploy.gateway import *; open('/tmp/nginx.conf', 'w').write(config_text(IN_A_CONTAINER))"
 
 FROM python:3.11-slim-bookworm AS gateway
 RUN apt-get update -qq \
@@ -78,9 +85,10 @@ RUN apt-get update -qq \
  && groupadd --gid 10002 consilium \
  && useradd --uid 10002 --gid consilium --no-create-home --home-dir /tmp --shell /usr/sbin/nologin consilium
 COPY deploy/docker/healthy.py /usr/local/bin/
+COPY --from=gateway-config --chown=root:root --chmod=0644 /tmp/nginx.conf /etc/nginx/nginx.conf
 USER consilium
 STOPSIGNAL SIGQUIT
-CMD ["nginx", "-t"]
+CMD ["nginx", "-e", "stderr", "-g", "daemon off;"]
 
 FROM runtime AS agent
 # Another index for torch alone, for example one with builds for CPU, which are smaller by gigabytes.
@@ -95,7 +103,13 @@ RUN --mount=type=bind,source=deploy/docker/install.sh,target=/build/install.sh \
 RUN --mount=type=bind,source=deploy/docker/install.sh,target=/build/install.sh \
     --mount=type=bind,from=wheel,source=/wheel,target=/build/wheel \
     sh /build/install.sh --no-index --no-deps /build/wheel/*.whl \
- && install -d -o agent -g agent -m 0700 /var/lib/consilium /var/lib/consilium/cache /var/lib/consilium/state \
-      /data /etc/consilium
+ && for folder in cache state weights; do install -d -o agent -g agent -m 0700 "/var/lib/consilium/$folder"; done \
+ && install -d -o agent -g agent -m 0700 /data \
+ # for the demonstration: whose images `images` of docker-compose.yml makes
+ && for who in hospital-a hospital-b hospital-c; do install -d -o agent -g agent -m 0700 "/out/$who"; done
+COPY deploy/docker/demo_images.py /usr/local/bin/
+# So that `docker compose exec agent consilium hospital jobs` needs no options.
+ENV CONSILIUM_HOSPITAL_FILE=/etc/consilium/hospital.yaml \
+    CONSILIUM_AGENT_SOCKET=/run/consilium/agent.sock
 USER agent
 CMD ["consilium", "hospital", "serve", "--help"]
