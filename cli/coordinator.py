@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,9 +11,12 @@ from rich.console import Console
 from cli import coordinator_runs
 from cli.coordinator_options import HERE, Folder
 from cli.provision import provision
+from common.errors import ConfigError
 
 if TYPE_CHECKING:
     from deploy.supervisor import State
+
+FORMATS = ("table", "json")
 
 app = typer.Typer(
     help="Run a federation: provision it, keep it up, train jobs with its hospitals.",
@@ -62,6 +66,27 @@ def status(folder: Folder = HERE) -> None:
     from deploy.federation import load
 
     print_status(load(folder), Console())
+
+
+@app.command()
+def doctor(
+    folder: Folder = HERE,
+    job: Annotated[Path | None, typer.Option(help="Also look whether this job could run.", metavar="JOB")] = None,
+    output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """Look for what is missing or will soon fail, and say what to do about it. Exit code 1 on errors."""
+    from deploy.doctor import examine
+    from deploy.federation import load
+    from deploy.findings import exit_code, print_findings, to_json
+
+    if output_format not in FORMATS:
+        raise ConfigError(f"--format: expected one of {', '.join(FORMATS)}, got '{output_format}'")
+    found = examine(load(folder), job)
+    if output_format == "json":
+        typer.echo(to_json(found))
+    else:
+        print_findings(found, Console())
+    raise typer.Exit(exit_code(found))
 
 
 @app.command()

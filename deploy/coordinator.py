@@ -84,7 +84,7 @@ def processes(federation: Federation) -> list[Process]:
         ConfigError: nginx is missing or finds its configuration wrong.
     """
     settings, certificates = federation.settings, federation.certificates
-    superlink, gateway = ("127.0.0.1", settings.superlink_port), (_own(settings.listen), settings.port)
+    superlink, gateway = ("127.0.0.1", settings.superlink_port), (own_address(settings.listen), settings.port)
     config = write_config(gateway_of(federation))
     if problem := check_config(config):
         raise ConfigError(f"the gateway cannot run: {problem}")
@@ -129,7 +129,7 @@ def processes(federation: Federation) -> list[Process]:
 def taken_ports(federation: Federation) -> list[int]:
     """The coordinator's ports on which something listens."""
     settings = federation.settings
-    wanted = (("127.0.0.1", settings.superlink_port), (_own(settings.listen), settings.port))
+    wanted = (("127.0.0.1", settings.superlink_port), (own_address(settings.listen), settings.port))
     return [port for host, port in wanted if is_port_taken((host, port))]
 
 
@@ -141,6 +141,6 @@ def _require_free_ports(federation: Federation) -> None:
         )
 
 
-def _own(listen: str) -> str:
+def own_address(listen: str) -> str:
     """An address of this machine at which `listen` can be reached."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen, listen)  # noqa: S104

@@ -176,4 +176,6 @@ def _run(one: dict[str, Any]) -> Run:
 def _short(text: str) -> str:
     """What Flower said, without its frames and empty lines."""
     lines = [re.sub(r"[│╭╮╰╯─]", "", line).strip() for line in text.splitlines()]
-    return " ".join(line for line in lines if line)[:1000] or "it said nothing"
+    return (
+        " ".join(line for line in lines if line and not line.startswith("Using SuperLink"))[:1000] or "it said nothing"
+    )

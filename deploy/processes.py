@@ -14,6 +14,7 @@ QUIET = {
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }
 """Environment in which nothing phones home and nothing is installed on the way."""
+_OWN = ("127.0.0.1", "localhost")
 
 
 def tool(name: str) -> str:
@@ -29,7 +30,9 @@ def free_port() -> int:
 
 
 def flower_environment(flwr_home: Path) -> dict[str, str]:
-    """The environment of a Flower process whose own folder is `flwr_home`."""
+    """The environment of a Flower process whose own folder is `flwr_home`; to this machine itself it uses no proxy."""
     # Flower starts its other processes by name: they must be found first where this Python's are.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, **QUIET, "FLWR_HOME": str(flwr_home), "PATH": path}
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    spared = ",".join([*filter(None, given.split(",")), *_OWN])
+    return {**os.environ, **QUIET, "FLWR_HOME": str(flwr_home), "PATH": path, "NO_PROXY": spared, "no_proxy": spared}

@@ -52,7 +52,7 @@ class Registering:
 
 
 def synchronise(federation: Federation, flower: Flower) -> list[str]:
-    """Make the SuperLink know exactly the keys that are here; says what was changed, a line each.
+    """Make the SuperLink know exactly the keys that are here, and no others; says what was changed, a line each.
 
     Raises:
         FederationError: the SuperLink cannot be asked, or refuses.
@@ -60,9 +60,11 @@ def synchronise(federation: Federation, flower: Flower) -> list[str]:
     wanted = {name: print_ for name, print_ in federation.settings.hospitals.items() if print_}
     known = registrations(federation)
     changed: list[str] = []
-    if known or wanted:
-        there = {node.node_id for node in flower.supernodes()}
-        known = {name: one for name, one in known.items() if one.node_id in there}
+    there = {node.node_id for node in flower.supernodes()}
+    known = {name: one for name, one in known.items() if one.node_id in there}
+    for stranger in sorted(there - {one.node_id for one in known.values()}):
+        flower.unregister(stranger)
+        changed.append(f"node {stranger}, of which nothing is known here, is no longer registered")
     for name, one in list(known.items()):
         if wanted.get(name) != one.fingerprint:
             flower.unregister(one.node_id)
