@@ -176,6 +176,10 @@ def _hospitals(federation: Federation) -> Iterator[Finding]:
             yield ok(name, "registered and connected")
         else:
             yield warning(name, "registered, not connected", "ask it to run `consilium hospital doctor`")
+    for stranger in sorted((nodes or {}).keys() - {one.node_id for one in known.values()}):
+        home = federation.flower_home("cli")
+        remedy = f"if nobody here knows it: FLWR_HOME={home} flwr supernode unregister {stranger}"
+        yield warning("hospitals", f"node {stranger} is registered, and nothing here says whose it is", remedy)
 
 
 def _statuses(flower: Flower) -> dict[int, str]:

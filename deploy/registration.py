@@ -17,6 +17,8 @@ from deploy.flower import Flower
 
 log = logging.getLogger(__name__)
 
+_FILE = "nodes.json"
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -41,6 +43,10 @@ class Registering:
             self._thread.start()
         return self._over.is_set()
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is over."""
+        return self._over.wait(timeout_s)
+
     def _run(self) -> None:
         try:
             for line in synchronise(self._federation, self._flower):
@@ -52,7 +58,7 @@ class Registering:
 
 
 def synchronise(federation: Federation, flower: Flower) -> list[str]:
-    """Make the SuperLink know exactly the keys that are here, and no others; says what was changed, a line each.
+    """Make the SuperLink know the keys that are here and forget those that were; says what was changed, a line each.
 
     Raises:
         FederationError: the SuperLink cannot be asked, or refuses.
@@ -62,9 +68,6 @@ def synchronise(federation: Federation, flower: Flower) -> list[str]:
     changed: list[str] = []
     there = {node.node_id for node in flower.supernodes()}
     known = {name: one for name, one in known.items() if one.node_id in there}
-    for stranger in sorted(there - {one.node_id for one in known.values()}):
-        flower.unregister(stranger)
-        changed.append(f"node {stranger}, of which nothing is known here, is no longer registered")
     for name, one in list(known.items()):
         if wanted.get(name) != one.fingerprint:
             flower.unregister(one.node_id)
@@ -83,13 +86,19 @@ def _register(federation: Federation, flower: Flower, name: str) -> int:
     try:
         return flower.register(federation.key(name), name)
     except FederationError as error:
-        raise FederationError(f"cannot register {name} ({federation.key(name)}): {error}") from error
+        hint = ""
+        if "already in use" in str(error).lower():
+            hint = (
+                ". Flower never takes back a key that was unregistered: the hospital must make a new one. If it was not, "
+                f"{federation.state / _FILE} is lost: restore it from a backup"
+            )
+        raise FederationError(f"cannot register {name} ({federation.key(name)}): {error}{hint}") from error
 
 
 def registrations(federation: Federation) -> dict[str, Registration]:
     """What was registered by hospital, as far as is known here; the SuperLink need not run."""
     try:
-        content = json.loads((federation.state / "nodes.json").read_text(encoding="utf-8"))
+        content = json.loads((federation.state / _FILE).read_text(encoding="utf-8"))
         return {name: Registration(**one) for name, one in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
@@ -97,4 +106,4 @@ def registrations(federation: Federation) -> dict[str, Registration]:
 
 def _keep(federation: Federation, known: Mapping[str, Registration]) -> None:
     content = {name: asdict(one) for name, one in known.items()}
-    write_atomically(federation.state / "nodes.json", json.dumps(content, indent=1), 0o600)
+    write_atomically(federation.state / _FILE, json.dumps(content, indent=1), 0o600)
