@@ -12,10 +12,10 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint check proto format clean
+.PHONY: help setup nginx demo test test-system test-all lint check proto format clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed  ## Install everything into .venv (needs Python 3.11 or newer and a package registry)
 
@@ -26,13 +26,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+nginx:  ## Install nginx, which only the coordinator's gateway needs (as root, on Debian or Ubuntu)
+	@if command -v nginx >/dev/null || [ -x /usr/sbin/nginx ]; then exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get install --quiet --yes --no-install-recommends nginx-light; \
+	else echo "nginx is not installed; ask for Debian's package nginx-light (apt-get install nginx-light), as root"; exit 2; fi
+
 demo: setup  ## Train a model over four phantom hospitals; prints where the report is
 	$(BIN)/consilium simulate configs/demo.yaml --phantoms
 
-test: setup  ## Run the tests, without the slow ones
+test: setup  ## Run the tests, without those that take minutes
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-test-all: setup  ## Run all tests, the slow ones too
+test-system: setup nginx  ## Run the tests of real processes, keys and TLS, on loopback (minutes)
+	$(BIN)/pytest -n 1 -m system
+
+test-all: setup nginx  ## Run all tests, the slow ones and those of real processes too
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m ""
 
 lint: setup  ## Formatting, linting, types, import directions
