@@ -305,7 +305,7 @@ def _print_status(
         table.add_row("problem", agent.problem)
     for name, one in (processes.processes if processes else {}).items():
         again = f", started again {one.restarts} times" if one.restarts else ""
-        table.add_row(name, f"{one.state} since {_clock(one.since)}{again}")
+        table.add_row(f"process {name}", f"{one.state} since {_clock(one.since)}{again}")
     if processes is None:
         table.add_row("processes", "none here: consilium hospital join starts them")
     if why:

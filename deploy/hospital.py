@@ -7,6 +7,8 @@ kit/run/                the supervisor's state and logs, the agent's socket, Flo
 import shutil
 import socket
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from client.agent_socket import is_serving, require_usable
@@ -19,7 +21,20 @@ RUN, SOCKET = "run", "agent.sock"
 NOT_REGISTERED = (
     "the coordinator does not know this hospital's key yet: send it node_key.pub, and wait until it is registered"
 )
-_CONNECT_S = 0.5
+_CONNECT_S, _SETTLED_S = 0.5, 3.0
+_STARTING = b"Starting Flower SuperNode"
+_SIGNS = (
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "what answers there does not have the certificate of this kit's coordinator: ask the coordinator whether the address is "
+        "right, and for a new kit",
+    ),
+    ("activate-node", NOT_REGISTERED),
+    ("Connection refused", "the coordinator cannot be reached: consilium hospital doctor says more"),
+    ("Name or service not known", "the coordinator's name is not known here: consilium hospital doctor says more"),
+    ("ProxyError", "a proxy in the environment is in the way: consilium hospital doctor says more"),
+)
+"""What the SuperNode's log says when it cannot connect, and what that means. The first that is there counts."""
 
 
 def run_folder(kit: Path) -> Path:
@@ -58,7 +73,7 @@ def hospital_processes(kit: Path, at: Path | None = None) -> list[Process]:
     return [
         Process("agent", agent, environment, kit, ready=lambda: is_serving(path)),
         # It exits when the coordinator does not know its key, or is not there: both may change, so it tries for ever.
-        Process("supernode", node, environment, folder, lambda: _listens(port), ("agent",), give_up_after=None),
+        Process("supernode", node, environment, folder, _accepted(folder, port), ("agent",), give_up_after=None),
         Process("courier", courier, environment, folder, after=("supernode",), give_up_after=None),
     ]
 
@@ -77,13 +92,7 @@ def without_network() -> list[str]:
 def trouble(kit: Path) -> str | None:
     """Why the SuperNode does not connect, from its log, in words; None if nothing is known."""
     words = _last_words(log_path(run_folder(kit), "supernode"))
-    if "activate-node" in words or "exit code: 305" in words or "Code: 305" in words:
-        return NOT_REGISTERED
-    if "CERTIFICATE_VERIFY_FAILED" in words:
-        return "the coordinator's certificate is not the one of this kit: ask the coordinator for a new kit"
-    if "Connection refused" in words or "Name or service not known" in words:
-        return "the coordinator cannot be reached: consilium hospital doctor says more"
-    return None
+    return next((why for sign, why in _SIGNS if sign in words), None)
 
 
 def _last_words(path: Path) -> str:
@@ -93,6 +102,16 @@ def _last_words(path: Path) -> str:
         return ""
 
 
-def _listens(port: int) -> bool:
-    with socket.create_connection(("127.0.0.1", port), timeout=_CONNECT_S):
-        return True
+def _accepted(folder: Path, port: int) -> Callable[[], bool]:
+    """Whether the SuperNode is there to stay: it listens at once, and ends in a second or two if it is not let in."""
+    log, start, since = log_path(folder, "supernode"), -1, 0.0
+
+    def ready() -> bool:
+        nonlocal start, since
+        with socket.create_connection(("127.0.0.1", port), timeout=_CONNECT_S):
+            latest = log.read_bytes().rfind(_STARTING)
+        if latest != start:
+            start, since = latest, time.monotonic()
+        return time.monotonic() - since >= _SETTLED_S
+
+    return ready

@@ -86,7 +86,7 @@ def test_without_a_network_there_is_only_a_loopback_that_is_down():
         ("requests.exceptions.HTTPError: 412 for url https://h/v1/fleet/activate-node", NOT_REGISTERED),
         (
             "ssl.SSLError: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed",
-            "ask the coordinator for a new kit",
+            "ask the coordinator whether the address is right",
         ),
         ("ConnectionError: [Errno 111] Connection refused", "cannot be reached"),
         ("INFO: started", None),
