@@ -78,7 +78,6 @@ class Exchange:
         same = to_records(request) if isinstance(request, Packed) else None
         records = {node: same or to_records(cast("Mapping[int, Packed]", request)[node]) for node in nodes}
         pending = Pending(MESSAGE_TYPES[kind], str(server_round), time.monotonic() + deadline_s, records)
-        self._told.clear()
         self._send(pending)
         return pending
 
@@ -102,6 +101,7 @@ class Exchange:
         It ends when all have answered, at the deadline, or `grace_s` after `needed` of them gave a usable answer. Hospitals
         that are not connected are waited for only while fewer than `needed` have given one.
         """
+        self._told.clear()
         if self.retry_s is not None:
             self.nodes()
         pending = self.post(kind, request, nodes, server_round, deadline_s)

@@ -1,11 +1,12 @@
 """Hospitals that answer as a script says, over the real in-process Grid: no images, no torch."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 
 from common.drift import learning_rates
 from common.flower_records import MESSAGE_TYPES, from_records, to_records
@@ -166,6 +167,89 @@ def scripted_app(hospitals: dict[str, Scripted]):
     return app
 
 
+class Deployed(InProcessGrid):
+    """A Grid like that of a deployment: hospitals connect and go, answer late, and Flower itself may not answer.
+
+    away: names of hospitals that are not connected. delays: seconds until the answer to a kind of question is there, by
+    hospital and kind. errors: Flower's error code in place of an answer, by hospital and kind. unreachable: how often the next
+    calls raise. pushed: hospital, kind and ttl of every message so far.
+    """
+
+    def __init__(self, app, hospitals) -> None:
+        super().__init__(app, hospitals)
+        self.away: set[str] = set()
+        self.delays: dict[tuple[str, str], float] = {}
+        self.errors: dict[tuple[str, str], int] = {}
+        self.unreachable: dict[str, int] = {"nodes": 0, "push": 0, "pull": 0}
+        self.pushed: list[tuple[str, str, float]] = []
+        self._ready: dict[str, float] = {}
+
+    def _reach(self, what: str) -> None:
+        if self.unreachable[what]:
+            self.unreachable[what] -= 1
+            raise ConnectionError("SECRET of the network")
+
+    def name(self, node: int) -> str:
+        return self._names[node]
+
+    def get_nodes(self):
+        self._reach("nodes")
+        return [node for node in super().get_nodes() if node.name not in self.away]
+
+    def push_messages(self, messages):
+        self._reach("push")
+        messages = list(messages)
+        ids = list(super().push_messages(messages))
+        for at, message in enumerate(messages):
+            if message.metadata.dst_node_id not in self._names:
+                ids[at] = ""
+                continue
+            name, kind = self.name(message.metadata.dst_node_id), KINDS[message.metadata.message_type]
+            self.pushed.append((name, kind, message.metadata.ttl))
+            self._ready[ids[at]] = time.monotonic() + self.delays.get((name, kind), 0.0)
+        return ids
+
+    def pull_messages(self, message_ids):
+        self._reach("pull")
+        now, found = time.monotonic(), []
+        for message_id in message_ids:
+            message = self._waiting.get(message_id)
+            if message is None:
+                continue
+            name, kind = self.name(message.metadata.dst_node_id), KINDS[message.metadata.message_type]
+            code = 5 if name in self.away else self.errors.get((name, kind))
+            if code is not None:
+                del self._waiting[message_id]
+                error = Message(Error(code=code, reason="SECRET"), reply_to=message)
+                error.metadata.__dict__["_src_node_id"] = 1 if code in (3, 4, 5) else message.metadata.dst_node_id
+                found.append(error)
+            elif now >= self._ready[message_id]:
+                found += super().pull_messages([message_id])
+        return found
+
+
+@pytest.fixture
+def deployed(grid_of):
+    """An Exchange and a Grid as in a deployment, with scripted hospitals by name; those `away` are not connected yet."""
+
+    def make(hospitals: dict[str, Scripted], away=(), retry_s: float | None = 0.05) -> tuple[Exchange, Deployed]:
+        grid = grid_of(hospitals, Deployed)
+        grid.away |= set(away)
+        return Exchange(grid, poll_s=0.01, retry_s=retry_s), grid
+
+    return make
+
+
+@pytest.fixture
+def grid_of():
+    """An in-process Grid with scripted hospitals, by name."""
+
+    def make(hospitals: dict[str, Scripted], grid_class=InProcessGrid) -> InProcessGrid:
+        return grid_class(scripted_app(hospitals), {name: {} for name in hospitals})
+
+    return make
+
+
 @pytest.fixture
 def scripted():
     """The class of scripted hospitals."""
@@ -173,11 +257,11 @@ def scripted():
 
 
 @pytest.fixture
-def exchange_with():
+def exchange_with(grid_of):
     """An Exchange with scripted hospitals, by name."""
 
     def make(hospitals: dict[str, Scripted], grid_class=InProcessGrid) -> Exchange:
-        return Exchange(grid_class(scripted_app(hospitals), {name: {} for name in hospitals}), poll_s=0.01)
+        return Exchange(grid_of(hospitals, grid_class), poll_s=0.01)
 
     return make
 
