@@ -1,7 +1,7 @@
 """Questions to many hospitals over Flower's Grid, with a deadline: the coordinator's only way to the network.
 
-A hospital has one request at a time. The next is sent when the last is answered or its deadline has passed, so a slow
-hospital does not work through a queue of rounds that are over.
+A hospital has at most one request waiting behind the one it works at. So a slow hospital does not work through a queue of
+rounds that are over, and one that was started again, and has lost a request, gets the next.
 
 Nothing a hospital's process may have written into an error is kept or logged: only Flower's error code is.
 """
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 NO_ANSWER = "no answer before the deadline"
 TOO_LATE = "no answer within the grace period"
 NOT_CONNECTED = "not connected"
-BUSY = "still busy with an earlier request"
+BUSY = "still busy with earlier requests"
 NOT_TAKEN = "Flower did not take the request for it"
 UNREACHABLE = "Flower's SuperLink could not be reached"
 CLOCKS_APART_S = 310.0
@@ -43,6 +43,7 @@ class Exchange:
     def __init__(self, grid: Grid, poll_s: float = 0.3, retry_s: float | None = None) -> None:
         self._grid, self._poll_s, self.retry_s = grid, poll_s, retry_s
         self._in_flight: dict[str, Pending] = {}
+        self._overtaken: set[str] = set()
         self._nodes: dict[int, str] = {}
         self._known, self._looked_at = False, -math.inf
         self._told: set[str] = set()
@@ -167,7 +168,7 @@ class Exchange:
         now = time.monotonic()
         for message_id, pending in list(self._in_flight.items()):
             if now > pending.end + CLOCKS_APART_S:
-                del self._in_flight[message_id]
+                self._forget(message_id)
         if not self._in_flight:
             return
         messages = self._reach(lambda: list(self._grid.pull_messages(list(self._in_flight)))) or []
@@ -179,17 +180,37 @@ class Exchange:
                     self._looked_at = -math.inf
         # Only now: a node may have sent several answers.
         for message in messages:
-            message_id = message.metadata.reply_to_message_id
-            if done := self._in_flight.pop(message_id, None):
-                done.open.pop(message_id)
+            self._answered(message.metadata.reply_to_message_id)
+
+    def _answered(self, message_id: str) -> None:
+        """Cross a request off. Hospitals work in order: one that was sent before it is lost, or its answer is on its way."""
+        if (pending := self._in_flight.get(message_id)) is None:
+            return
+        node = pending.open[message_id]
+        for earlier, one in self._in_flight.items():
+            if earlier == message_id:
+                break
+            if one.open.get(earlier) == node:
+                self._overtaken.add(earlier)
+        self._forget(message_id)
+        del pending.open[message_id]
+
+    def _forget(self, message_id: str) -> None:
+        del self._in_flight[message_id]
+        self._overtaken.discard(message_id)
 
     def _away(self, node: int) -> bool:
         return self.retry_s is not None and self._known and node not in self._nodes
 
     def _busy(self, node: int) -> bool:
-        """Whether a request to it is open whose deadline has not passed."""
+        """Whether it works at a request, and another one waits, whose deadlines have not passed."""
         now = time.monotonic()
-        return any(node == one.open[message_id] and now < one.end for message_id, one in self._in_flight.items())
+        at_work = [
+            message_id
+            for message_id, one in self._in_flight.items()
+            if one.open.get(message_id) == node and message_id not in self._overtaken and now < one.end
+        ]
+        return len(at_work) > 1
 
     def _settled(self, pending: Pending, needed: int) -> bool:
         """Whether nothing more is worth waiting for."""

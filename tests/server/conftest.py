@@ -168,7 +168,7 @@ def scripted_app(hospitals: dict[str, Scripted]):
 
 
 class Deployed(InProcessGrid):
-    """A Grid like that of a deployment: hospitals connect and go, answer late, and Flower itself may not answer.
+    """A Grid like that of a deployment: hospitals connect and go, answer late and in order, and Flower may not answer at all.
 
     away: names of hospitals that are not connected. delays: seconds until the answer to a kind of question is there, by
     hospital and kind. errors: Flower's error code in place of an answer, by hospital and kind. unreachable: how often the next
@@ -212,6 +212,7 @@ class Deployed(InProcessGrid):
     def pull_messages(self, message_ids):
         self._reach("pull")
         now, found = time.monotonic(), []
+        first = {message.metadata.dst_node_id: message_id for message_id, message in reversed(self._waiting.items())}
         for message_id in message_ids:
             message = self._waiting.get(message_id)
             if message is None:
@@ -223,9 +224,13 @@ class Deployed(InProcessGrid):
                 error = Message(Error(code=code, reason="SECRET"), reply_to=message)
                 error.metadata.__dict__["_src_node_id"] = 1 if code in (3, 4, 5) else message.metadata.dst_node_id
                 found.append(error)
-            elif now >= self._ready[message_id]:
+            elif now >= self._ready[message_id] and first[message.metadata.dst_node_id] == message_id:
                 found += super().pull_messages([message_id])
         return found
+
+    def restart(self, name: str) -> None:
+        """The hospital's SuperNode is started again, before Flower misses it: what it was sent is lost."""
+        self._waiting = {key: one for key, one in self._waiting.items() if self.name(one.metadata.dst_node_id) != name}
 
 
 @pytest.fixture

@@ -207,37 +207,67 @@ def test_a_request_is_void_soon_after_its_deadline(three, request_of):
     assert [ttl for _, _, ttl in grid.pushed] == pytest.approx([40 + CLOCKS_APART_S] * 3, abs=5)
 
 
-def test_a_hospital_has_one_request_at_a_time(three, request_of):
-    """c works at the first question when the second comes: it gets that one once it is done, and both sides lose nothing."""
+def late(exchange, request_of, number, grace_s=0.01):
+    """A question that goes on without the one who is late."""
+    return exchange.ask("describe", request_of, [A, B, C], number, 30, needed=2, grace_s=grace_s)
+
+
+def test_the_late_answer_to_an_earlier_question_is_not_taken_for_the_next(three, request_of):
+    """c works at the first question when the second comes, and answers both, in order."""
     exchange, grid = three
     grid.delays["c", "describe"] = 0.4
-    first = exchange.ask("describe", request_of, [A, B, C], 1, 30, needed=2, grace_s=0.01)
-    assert first.failures == {C: TOO_LATE}
+    assert late(exchange, request_of, 1).failures == {C: TOO_LATE}
     grid.delays.clear()
-    second, seconds = timed(lambda: exchange.ask("describe", request_of, [A, B, C], 2, 30, needed=2, grace_s=20))
+    second, seconds = timed(lambda: late(exchange, request_of, 2, grace_s=20))
     assert sorted(second.answers) == [A, B, C]
     assert len(second.answers[C]) == 1
     assert seconds >= 0.2
-    assert [name for name, _, _ in grid.pushed] == ["a", "b", "c", "a", "b", "c"]
 
 
-def test_a_hospital_that_stays_busy_is_sent_nothing(three, request_of):
+def test_one_request_waits_behind_the_one_a_hospital_works_at_and_no_more(three, request_of):
     exchange, grid = three
     grid.delays["c", "describe"] = 60
-    exchange.ask("describe", request_of, [A, B, C], 1, 30, needed=2, grace_s=0.01)
-    second = exchange.ask("describe", request_of, [A, B, C], 2, 30, needed=2, grace_s=0.05)
-    assert second.failures == {C: BUSY}
-    assert [name for name, _, _ in grid.pushed] == ["a", "b", "c", "a", "b"]
+    assert [late(exchange, request_of, number).failures for number in (1, 2, 3, 4)] == [
+        {C: TOO_LATE},
+        {C: TOO_LATE},
+        {C: BUSY},
+        {C: BUSY},
+    ]
+    assert [name for name, _, _ in grid.pushed].count("c") == 2
 
 
-def test_once_its_deadline_has_passed_an_old_request_holds_nothing_up(three, request_of):
+def test_a_hospital_that_catches_up_is_sent_the_question_that_is_open(three, request_of):
     exchange, grid = three
-    grid.delays["c", "describe"] = 60
-    first = exchange.ask("describe", request_of, [A, B, C], 1, 0.1, needed=2)
-    assert first.failures == {C: NO_ANSWER}
+    grid.delays["c", "describe"] = 0.4
+    late(exchange, request_of, 1)
+    late(exchange, request_of, 2)
     grid.delays.clear()
-    second = exchange.ask("describe", request_of, [A, B, C], 2, 30, needed=2)
-    assert sorted(second.answers) == [A, B, C]
+    third = late(exchange, request_of, 3, grace_s=20)
+    assert sorted(third.answers) == [A, B, C]
+    assert [name for name, _, _ in grid.pushed].count("c") == 3
+
+
+def test_a_hospital_that_was_started_again_gets_the_next_question(three, request_of):
+    """What it was sent is lost, and Flower never says so. Its next answer shows that nothing holds it up."""
+    exchange, grid = three
+    grid.delays["c", "describe"] = 60
+    assert late(exchange, request_of, 1).failures == {C: TOO_LATE}
+    grid.restart("c")
+    grid.delays.clear()
+    for number in range(2, 6):
+        assert sorted(late(exchange, request_of, number, grace_s=20).answers) == [A, B, C]
+
+
+def test_once_their_deadline_has_passed_old_requests_hold_nothing_up(three, request_of):
+    exchange, grid = three
+    grid.delays["c", "describe"] = 60
+    for number in (1, 2):
+        asked = exchange.ask("describe", request_of, [A, B, C], number, 0.1, needed=2)
+        assert asked.failures == {C: NO_ANSWER}
+    grid.restart("c")
+    grid.delays.clear()
+    third = exchange.ask("describe", request_of, [A, B, C], 3, 30, needed=2)
+    assert sorted(third.answers) == [A, B, C]
 
 
 def test_in_a_simulation_nobody_is_looked_for_and_nothing_is_asked_twice(scripted, deployed, request_of):
