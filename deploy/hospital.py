@@ -29,7 +29,7 @@ _SIGNS = (
         "what answers there does not have the certificate of this kit's coordinator: ask the coordinator whether the address is "
         "right, and for a new kit",
     ),
-    ("activate-node", NOT_REGISTERED),
+    ("Failed to activate SuperNode", NOT_REGISTERED),
     ("Connection refused", "the coordinator cannot be reached: consilium hospital doctor says more"),
     ("Name or service not known", "the coordinator's name is not known here: consilium hospital doctor says more"),
     ("ProxyError", "a proxy in the environment is in the way: consilium hospital doctor says more"),

@@ -83,7 +83,7 @@ def test_without_a_network_there_is_only_a_loopback_that_is_down():
 @pytest.mark.parametrize(
     ("log", "why"),
     [
-        ("requests.exceptions.HTTPError: 412 for url https://h/v1/fleet/activate-node", NOT_REGISTERED),
+        ("[code: 2004] Failed to activate SuperNode.", NOT_REGISTERED),
         (
             "ssl.SSLError: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed",
             "ask the coordinator whether the address is right",
