@@ -68,10 +68,15 @@ RUN --mount=type=bind,source=deploy/docker/install.sh,target=/build/install.sh \
 RUN --mount=type=bind,source=deploy/docker/install.sh,target=/build/install.sh \
     --mount=type=bind,from=wheel,source=/wheel,target=/build/wheel \
     sh /build/install.sh --no-index --no-deps /build/wheel/*.whl \
- && for folder in federation runs state; do install -d -o consilium -g consilium -m 0700 "/var/lib/consilium/$folder"; done \
- # for the demonstration: whose files `setup` of docker-compose.yml makes
+ && for folder in . certificates state runs; do \
+      install -d -o consilium -g consilium -m 0700 "/var/lib/consilium/federation/$folder"; done \
+ # for the demonstration: what `setup` of docker-compose.yml makes
  && for who in coordinator gateway hospital-a hospital-b hospital-c; do install -d -o consilium -g consilium -m 0700 "/out/$who"; done
-COPY deploy/docker/demo_setup.sh deploy/docker/demo_register.sh /usr/local/bin/
+COPY deploy/docker/demo_setup.sh /usr/local/bin/
+COPY configs /configs
+ENV CONSILIUM_FEDERATION=/var/lib/consilium/federation \
+    CONSILIUM_SUPERLINK=superlink:8000
+WORKDIR /
 USER consilium
 CMD ["consilium", "--help"]
 

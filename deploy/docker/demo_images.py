@@ -8,10 +8,18 @@ from tempfile import TemporaryDirectory
 
 from client.phantom import make_phantoms
 
-if __name__ == "__main__":
-    folders = {path.name: path for path in Path(sys.argv[1]).iterdir()}
+
+def main(folder: Path, seed: int) -> None:
+    """Make what is missing."""
+    hospitals = sorted(folder.iterdir())
+    if all((hospital / "manifest.csv").exists() for hospital in hospitals):
+        return
     with TemporaryDirectory() as made_in:
-        made = make_phantoms(Path(made_in), hospitals=len(folders), seed=int(sys.argv[2]))
-        for name, folder in folders.items():
-            shutil.copytree(made[name], folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
-    print(f"synthetic X-rays for {', '.join(sorted(folders))}")
+        made = make_phantoms(Path(made_in), hospitals=len(hospitals), seed=seed)
+        for hospital in hospitals:
+            shutil.copytree(made[hospital.name], hospital, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    print(f"synthetic X-rays for {', '.join(hospital.name for hospital in hospitals)}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

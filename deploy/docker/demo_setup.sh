@@ -1,19 +1,18 @@
 #!/bin/sh
-# provisional
+# demo_setup.sh: what coordinator and hospitals of the demonstration have to exchange once, each one's files in /out/NAME.
+# In earnest a hospital makes its node key itself, and nobody else ever has it.
 set -eu
 umask 077
-cd /var/lib/consilium/federation
-if [ ! -s ca.crt ]; then
-python - <<'P'
-from pathlib import Path
-from deploy.certificates import *
-from deploy.node_key import make_node_key
-f=Path('.')
-make_ca(f,'demo'); issue_server(f,['gateway'])
-for h in 'abc':
-    make_node_key(f/f'hospital-{h}'/'node_key')
-P
-fi
+federation=$CONSILIUM_FEDERATION
+hospitals="hospital-a hospital-b hospital-c"
+[ ! -s /out/gateway/server.key ] || exit 0
+
+consilium coordinator provision --name demo --host gateway $(printf -- '--hospital %s ' $hospitals)
+for hospital in $hospitals; do
+  cp "$federation/kits/$hospital"/* "/out/$hospital/"
+  consilium hospital keygen --kit "/out/$hospital"
+  consilium coordinator provision --register "$hospital=/out/$hospital/node_key.pub"
+done
+cd "$federation/certificates"
 cp ca.crt server.crt server.key /out/coordinator/
 cp ca.crt server.crt server.key /out/gateway/
-for h in a b c; do cp ca.crt hospital-$h/node_key /out/hospital-$h/; done
