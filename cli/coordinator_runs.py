@@ -96,6 +96,7 @@ def stop_run(federation: "Federation", word: str, console: Console) -> None:
 def _watch(flower: "Flower", where: Path, run_id: int, job: Job, console: Console, detach: bool) -> None:
     """Show a run until it is over; exit with what it came to."""
     from deploy.runs import follow
+    from server.recorder import LAST_CHECKPOINT
     from server.summary_table import print_summary
 
     going = f"see it: consilium coordinator status   end it: consilium coordinator stop {where.name}"
@@ -111,6 +112,8 @@ def _watch(flower: "Flower", where: Path, run_id: int, job: Job, console: Consol
         raise typer.Exit(130) from None
     if outcome.failure is not None:
         message = f"error: {where.name} ended as '{outcome.status}': {outcome.failure}\nits folder is {where}"
+        if (where / LAST_CHECKPOINT).exists():
+            message += f"\nto go on from its last checkpoint: consilium coordinator resume {where.name}"
         Console(stderr=True).print(message, style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(outcome.exit_code)
     print_summary(json.loads((where / "summary.json").read_text(encoding="utf-8")), console)

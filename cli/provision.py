@@ -135,14 +135,18 @@ def _make_known(
 ) -> None:
     """Tell the SuperLink, if it runs; and say what needs a restart or new kits."""
     from deploy.coordinator import flower_of, is_up
-    from deploy.registration import synchronise
+    from deploy.registration import registrations, synchronise
 
     up = before is not None and is_up(before)
-    if keys_changed and up:
+    wanted = {name: print_ for name, print_ in federation.settings.hospitals.items() if print_}
+    lagging = wanted != {name: one.fingerprint for name, one in registrations(federation).items()}
+    if up and (keys_changed or lagging):
         for line in synchronise(federation, flower_of(federation)):
             console.print(line, soft_wrap=True, highlight=False)
     elif keys_changed:
-        console.print("the coordinator is not up: keys are registered when it is (consilium coordinator up)")
+        console.print(
+            "the coordinator is not up: keys are registered when it is (consilium coordinator up)", soft_wrap=True
+        )
     if before is None:
         return
     was, now = before.settings, federation.settings
