@@ -43,6 +43,9 @@ class Deployment:
     def kit(self, hospital: str) -> Path:
         return self.folder / hospital
 
+    def weights(self, hospital: str) -> Path:
+        return self.folder / f"weights-{hospital}"
+
     def cli(self, *words: object, seconds: float = 300, code: int | None = 0) -> subprocess.CompletedProcess[str]:
         """A `consilium` command; `code` is the exit code it must have, None for any."""
         command = [sys.executable, "-m", "cli.main", *map(str, words)]
@@ -66,14 +69,14 @@ class Deployment:
         for name in HOSPITALS:
             self.cli("hospital", "join", "--detach", "--kit", self.kit(name))
 
-    def write_hospital_file(self, name: str, **more: object) -> None:
+    def write_hospital_file(self, name: str) -> None:
         content = {
             "name": name,
             "data": {"folder": str(self.phantoms[name])},
             "cache": str(self.folder / f"cache-{name}"),
             "state": str(self.folder / f"state-{name}"),
+            "weights_dir": str(self.weights(name)),
             "device": "cpu",
-            **more,
         }
         (self.kit(name) / "hospital.yaml").write_text(yaml.safe_dump(content))
 
