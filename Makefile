@@ -12,7 +12,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nginx demo test test-system test-all lint check proto format clean
+.PHONY: help setup nginx demo test test-system test-compose test-all lint check proto format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,14 @@ test: setup  ## Run the tests, without those that take minutes
 
 test-system: setup nginx  ## Run the tests of real processes, keys and TLS, on loopback (minutes)
 	$(BIN)/pytest -n 1 -m system
+
+# CONSILIUM_DOCKER_ENGINE: where no Docker engine runs, a script that stands in for one. It is called as `SCRIPT build DIR`
+# (docker compose build) and `SCRIPT run DIR TEST` (run a shell script with docker at hand).
+test-compose: setup  ## Build docker-compose.yml's images and test its containers (minutes; Docker, 6 GB)
+	@if docker info > /dev/null 2>&1; then docker compose build && BIN=$(BIN) bash -e tests/system/compose.sh; \
+	elif [ -n "$$CONSILIUM_DOCKER_ENGINE" ]; then \
+	  bash "$$CONSILIUM_DOCKER_ENGINE" build . && BIN=$(BIN) bash "$$CONSILIUM_DOCKER_ENGINE" run . tests/system/compose.sh; \
+	else echo "no Docker engine answers; start one, or name a script that stands in for it: CONSILIUM_DOCKER_ENGINE"; exit 2; fi
 
 test-all: setup nginx  ## Run all tests, the slow ones and those of real processes too
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m ""
