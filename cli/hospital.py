@@ -185,6 +185,27 @@ def status(kit: Kit = HERE, file: File = None, socket: Socket = None, output_for
 
 
 @app.command()
+def doctor(
+    kit: Kit = HERE,
+    socket: Socket = None,
+    job: Annotated[Path | None, typer.Option(help="Also look whether this job could run here.", metavar="JOB")] = None,
+    output_format: Format = "table",
+) -> None:
+    """Look for what is missing or will soon fail, and say what to do about it. Exit code 1 on errors."""
+    from common.job import load_job
+    from deploy.findings import exit_code, print_findings, to_json
+    from deploy.hospital_doctor import examine
+
+    as_json = _is_json(output_format)
+    found = examine(kit, socket, load_job(job) if job else None)
+    if as_json:
+        typer.echo(to_json(found))
+    else:
+        print_findings(found, Console())
+    raise typer.Exit(exit_code(found))
+
+
+@app.command()
 def jobs(kit: Kit = HERE, file: File = None, output_format: Format = "table") -> None:
     """The jobs that were asked of this hospital: those that wait for approval first."""
     from client.approvals import Approvals

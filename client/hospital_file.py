@@ -112,7 +112,7 @@ def require_allowed(policy: Policy, job: Job, approvals: Approvals) -> None:
     Raises:
         Refusal: `against-policy` or `job-not-approved`.
     """
-    _require_policy(policy, job)
+    require_policy(policy, job)
     if policy.approve == "manual" and not approvals.allows(job.job_id):
         approvals.note(job)
         raise Refusal(
@@ -121,7 +121,12 @@ def require_allowed(policy: Policy, job: Job, approvals: Approvals) -> None:
         )
 
 
-def _require_policy(policy: Policy, job: Job) -> None:
+def require_policy(policy: Policy, job: Job) -> None:
+    """Refuse a job that the hospital's policy does not allow, approved or not.
+
+    Raises:
+        Refusal: `against-policy`.
+    """
     if policy.allow_backbones is not None and job.backbone.name not in policy.allow_backbones:
         raise Refusal(
             RefusalCode.AGAINST_POLICY,
