@@ -5,9 +5,7 @@ kit/run/                the supervisor's state and logs, the agent's socket, Flo
 """
 
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,18 +16,17 @@ from deploy.processes import flower_environment, free_port, tool
 from deploy.supervisor import Process, log_path
 
 RUN, SOCKET = "run", "agent.sock"
-NOT_REGISTERED = (
+NOT_LET_IN = (
     "the coordinator does not know this hospital's key yet: send it node_key.pub, and wait until it is registered"
 )
-_CONNECT_S, _SETTLED_S = 0.5, 3.0
-_STARTING = b"Starting Flower SuperNode"
+_STARTING, _LET_IN = b"Starting Flower SuperNode", b"SuperNode ID:"
 _SIGNS = (
     (
         "CERTIFICATE_VERIFY_FAILED",
         "what answers there does not have the certificate of this kit's coordinator: ask the coordinator whether the address is "
         "right, and for a new kit",
     ),
-    ("Failed to activate SuperNode", NOT_REGISTERED),
+    ("Failed to activate SuperNode", NOT_LET_IN),
     ("Connection refused", "the coordinator cannot be reached: consilium hospital doctor says more"),
     ("Name or service not known", "the coordinator's name is not known here: consilium hospital doctor says more"),
     ("ProxyError", "a proxy in the environment is in the way: consilium hospital doctor says more"),
@@ -73,7 +70,15 @@ def hospital_processes(kit: Path, at: Path | None = None) -> list[Process]:
     return [
         Process("agent", agent, environment, kit, ready=lambda: is_serving(path)),
         # It exits when the coordinator does not know its key, or is not there: both may change, so it tries for ever.
-        Process("supernode", node, environment, folder, _accepted(folder, port), ("agent",), give_up_after=None),
+        Process(
+            "supernode",
+            node,
+            environment,
+            folder,
+            _accepted(log_path(folder, "supernode")),
+            ("agent",),
+            give_up_after=None,
+        ),
         Process("courier", courier, environment, folder, after=("supernode",), give_up_after=None),
     ]
 
@@ -102,16 +107,11 @@ def _last_words(path: Path) -> str:
         return ""
 
 
-def _accepted(folder: Path, port: int) -> Callable[[], bool]:
-    """Whether the SuperNode is there to stay: it listens at once, and ends in a second or two if it is not let in."""
-    log, start, since = log_path(folder, "supernode"), -1, 0.0
+def _accepted(log: Path) -> Callable[[], bool]:
+    """Whether the coordinator let the SuperNode in: then it prints its id, and before that it listens already."""
 
     def ready() -> bool:
-        nonlocal start, since
-        with socket.create_connection(("127.0.0.1", port), timeout=_CONNECT_S):
-            latest = log.read_bytes().rfind(_STARTING)
-        if latest != start:
-            start, since = latest, time.monotonic()
-        return time.monotonic() - since >= _SETTLED_S
+        words = log.read_bytes()
+        return _LET_IN in words[words.rfind(_STARTING) :]
 
     return ready

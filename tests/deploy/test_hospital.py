@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from common.errors import ConfigError
-from deploy.hospital import NOT_REGISTERED, hospital_processes, run_folder, socket_path, trouble, without_network
+from deploy.hospital import NOT_LET_IN, hospital_processes, run_folder, socket_path, trouble, without_network
 from deploy.kit import NODE_KEY, Kit, write_kit
 from deploy.node_key import make_node_key
 from deploy.supervisor import log_path
@@ -83,7 +83,7 @@ def test_without_a_network_there_is_only_a_loopback_that_is_down():
 @pytest.mark.parametrize(
     ("log", "why"),
     [
-        ("[code: 2004] Failed to activate SuperNode.", NOT_REGISTERED),
+        ("[code: 2004] Failed to activate SuperNode.", NOT_LET_IN),
         (
             "ssl.SSLError: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed",
             "ask the coordinator whether the address is right",
@@ -99,3 +99,15 @@ def test_why_the_supernode_does_not_connect(kit, log, why):
     path.write_text(f"INFO: Starting Flower SuperNode\n{log}\n")
     found = trouble(kit)
     assert found is None if why is None else why in found
+
+
+def test_a_supernode_is_ready_when_the_coordinator_let_it_in(with_key):
+    _, node, _ = hospital_processes(with_key)
+    log = log_path(run_folder(with_key), "supernode")
+    log.parent.mkdir(parents=True)
+    log.write_text("INFO: Starting Flower SuperNode\nINFO: Uvicorn running\n")
+    assert not node.ready()
+    log.write_text(f"{log.read_text()}INFO: SuperNode ID: 77\n")
+    assert node.ready()
+    log.write_text(f"{log.read_text()}INFO: Starting Flower SuperNode\n")
+    assert not node.ready()

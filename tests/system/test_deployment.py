@@ -105,7 +105,7 @@ def test_a_hospital_with_an_unregistered_key_is_refused_and_told_why(deployment)
         log = stranger / "run" / "logs" / "supernode.log"
         until(lambda: log.exists() and "305" in log.read_text(), 60, "the SuperNode is refused")
         status = " ".join(deployment.cli("hospital", "status", "--kit", stranger).stdout.split())
-        assert "does not know this hospital's key yet" in status
+        assert "does not know its key yet" in status
         assert "supernode ready" not in status
         assert len([node for node in _flower(deployment).supernodes() if node.status == "online"]) == len(HOSPITALS)
     finally:

@@ -65,7 +65,7 @@ def lost_in(deployment, run: Path) -> dict[int, dict[str, str]]:
 
 
 def test_an_agent_killed_in_the_middle_of_a_fit(deployment, slow, expected):
-    job = slow("agent-killed", 2)
+    job = slow("agent-killed", 2, min_hospitals=3)
     run = deployment.start(job)
     until(lambda: deployment.fitting(LOST), 90, "the hospital trains")
     before = deployment.processes(LOST).processes["agent"]
@@ -88,21 +88,24 @@ def test_a_courier_killed_in_the_middle_of_a_fit(deployment, slow):
     assert next(one["answered"] for one in deployment.rounds(run)) == REST
 
 
-def test_a_supernode_killed_in_the_middle_of_a_round(deployment, slow):
-    run = deployment.start(slow("supernode-killed", 4, grace_s=2))
+def test_a_supernode_killed_in_the_middle_of_a_round(deployment, slow, job):
+    run = deployment.start(slow("supernode-killed", 3, grace_s=2))
     until(lambda: deployment.fitting(LOST), 90, "the hospital trains")
     os.kill(deployment.processes(LOST).processes["supernode"].pid, signal.SIGKILL)
     summary = deployment.finish(run)
     rounds = deployment.rounds(run)
-    assert summary["rounds"] == 4
+    assert summary["rounds"] == 3
     assert rounds[0]["answered"] == REST
     assert LOST in rounds[0]["dropped"]
     assert not any(one["lost"] for one in rounds)
-    assert LOST in rounds[-1]["answered"], "it came back and takes part again"
+    # Flower takes the killed one for connected until it misses its heartbeat, a minute later; only then it lets it in again.
+    until(lambda: deployment.processes(LOST).processes["supernode"].state == "ready", 150, "it is connected again")
+    again = deployment.run(job(name="back-again", method="analytic", quorum={"min_hospitals": 3, "deadline_s": 120}))
+    assert [one["answered"] for one in deployment.rounds(again)] == [list(HOSPITALS)]
 
 
 def test_a_superlink_killed_in_the_middle_of_a_round(deployment, slow, expected):
-    job = slow("superlink-killed", 3)
+    job = slow("superlink-killed", 3, min_hospitals=3)
     run = deployment.start(job)
     until(lambda: deployment.fitting(LOST), 90, "the hospital trains")
     os.kill(deployment.processes().processes["superlink"].pid, signal.SIGKILL)
@@ -114,7 +117,7 @@ def test_a_superlink_killed_in_the_middle_of_a_round(deployment, slow, expected)
 
 
 def test_a_serverapp_killed_after_round_2_of_5_is_resumed_to_the_same_bits(deployment, slow, expected):
-    job = slow("serverapp-killed", 5)
+    job = slow("serverapp-killed", 5, min_hospitals=3)
     file = deployment.approve(job)
     following = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "coordinator", "run", file],
