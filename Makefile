@@ -12,7 +12,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nginx demo test test-system test-compose test-all lint check proto format clean
+.PHONY: help setup nginx demo test test-system test-faults test-compose test-all lint check proto format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 nginx:  ## Install nginx, which only the coordinator's gateway needs (as root, on Debian or Ubuntu)
 	@if command -v nginx >/dev/null || [ -x /usr/sbin/nginx ]; then exit 0; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get install --quiet --yes --no-install-recommends nginx-light; \
+	  apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends nginx-light; \
 	else echo "nginx is not installed; ask for Debian's package nginx-light (apt-get install nginx-light), as root"; exit 2; fi
 
 demo: setup  ## Train a model over four phantom hospitals; prints where the report is
@@ -38,8 +38,11 @@ demo: setup  ## Train a model over four phantom hospitals; prints where the repo
 test: setup  ## Run the tests, without those that take minutes
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-test-system: setup nginx  ## Run the tests of real processes, keys and TLS, on loopback (minutes)
-	$(BIN)/pytest -n 1 -m system
+test-system: setup nginx  ## Run the tests of a real federation on loopback: processes, keys, TLS (minutes)
+	$(BIN)/pytest -n 0 -m system
+
+test-faults: setup nginx  ## Kill processes of a real federation in the middle of its runs (minutes)
+	$(BIN)/pytest -n 0 -m faults
 
 # CONSILIUM_DOCKER_ENGINE: where no Docker engine runs, a script that stands in for one. It is called as `SCRIPT build DIR`
 # (docker compose build) and `SCRIPT run DIR TEST` (run a shell script with docker at hand).
@@ -49,8 +52,9 @@ test-compose: setup  ## Build docker-compose.yml's images and test its container
 	  bash "$$CONSILIUM_DOCKER_ENGINE" build . && BIN=$(BIN) bash "$$CONSILIUM_DOCKER_ENGINE" run . tests/system/compose.sh; \
 	else echo "no Docker engine answers; start one, or name a script that stands in for it: CONSILIUM_DOCKER_ENGINE"; exit 2; fi
 
-test-all: setup nginx  ## Run all tests, the slow ones and those of real processes too
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m ""
+test-all: setup nginx  ## Run all tests but those of containers: the slow ones, and those of real processes
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not system and not faults"
+	$(MAKE) test-system test-faults
 
 lint: setup  ## Formatting, linting, types, import directions
 	$(BIN)/ruff format --check .
