@@ -35,7 +35,7 @@ def slow(job):
         method = {
             "name": "fedavg",
             "rounds": rounds,
-            "local_epochs": 300,
+            "local_epochs": 100,
             "batch_size": 1,
             "lr": 1e-5,
             "patience": None,
@@ -147,7 +147,7 @@ def test_a_serverapp_killed_after_round_2_of_5_is_resumed_to_the_same_bits(deplo
 
 
 def test_a_hospital_that_answers_after_the_deadline(deployment, slow):
-    run = deployment.start(slow("late", 3, deadline_s=25))
+    run = deployment.start(slow("late", 3, deadline_s=15))
     until(lambda: deployment.fitting(LOST), 90, "the hospital trains")
     agent = deployment.processes(LOST).processes["agent"].pid
     os.kill(agent, signal.SIGSTOP)
