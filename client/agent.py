@@ -22,13 +22,14 @@ from client.agent_socket import SERVICE, give_to_group, held
 from client.agent_status import AgentStatus, StatusFile
 from client.approvals import Approvals
 from client.courier import MAX_MESSAGE_BYTES
-from client.hospital import Hospital
+from client.hospital import Hospital, Record
 from client.hospital_file import HospitalFile
+from client.ledger import Ledger
 from client.progress import watched
 from client.proto import agent_pb2, agent_pb2_grpc
 from client.proto.convert import METHODS, to_packed, to_reply
 from client.warm_up import use_torch_once, warm_up
-from common.errors import ConfigError, RefusalCode
+from common.errors import ConfigError, Refusal, RefusalCode
 from common.job import Job
 from common.packed import REFUSAL, Packed
 
@@ -86,8 +87,8 @@ class Agent:
         try:
             packed = to_packed(request)
         except ValueError:
-            log.warning("declines a request that cannot be decoded")
-            return to_reply(Packed({}, {REFUSAL: RefusalCode.BAD_REQUEST.value}))
+            error = Refusal(RefusalCode.BAD_REQUEST, "the request cannot be decoded")
+            return to_reply(self._hospital.decline(kind, Packed(), error))
         return to_reply(self._hospital.answer(kind, packed))
 
     def _keep(self, key: bytes, reply: agent_pb2.Reply) -> None:
@@ -127,18 +128,32 @@ def log_what_leaves(kind: str, request: Packed, reply: Packed) -> None:
     log.info("answers %s%s: %d arrays, %.1f kB", kind, number, len(reply.arrays), size / 1000)
 
 
+def recording(ledger: Ledger) -> Record:
+    """Each reply into the ledger, and a line of the log with the head: kept elsewhere, it shows a ledger written anew."""
+
+    def record(kind: str, request: Packed, reply: Packed, reason: str | None) -> None:
+        head = ledger.record(kind, request, reply, reason)
+        if REFUSAL not in reply.fields:
+            log_what_leaves(kind, request, reply)
+            log.info("the ledger stands at %s", head)
+
+    return record
+
+
 def serve(file: HospitalFile, path: Path, group: str | None = None) -> None:
     """Answer on the Unix socket `path` until SIGTERM or SIGINT. group: who else may use the socket, by name or number.
 
     Raises:
         ConfigError: the path cannot be used, or another agent uses it.
+        LedgerError: the ledger was changed, or cannot be written.
     """
-    with held(path):
+    with held(path), Ledger(file.state_folder, file.name) as ledger:
+        log.info("the ledger of %s stands at %s", file.name, ledger.head)
         status = StatusFile(
             file.state_folder, AgentStatus(os.getpid(), file.name, str(path), state="starting", since=time.time())
         )
         use_torch_once()
-        agent = Agent(Hospital(file, record=log_what_leaves), status)
+        agent = Agent(Hospital(file, record=recording(ledger)), status)
         healths = health.HealthServicer()
         server = _listening(agent, healths, path)
         if group is not None:
@@ -162,6 +177,7 @@ def serve(file: HospitalFile, path: Path, group: str | None = None) -> None:
         status.change(state="stopped", doing=None, doing_since=None)
         if not in_time:
             # Threads that still compute would keep the process alive. What they compute can be asked for again.
+            ledger.close()
             path.unlink(missing_ok=True)
             os._exit(0)
 

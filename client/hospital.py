@@ -51,8 +51,10 @@ _CODES: Mapping[type[BaseException], RefusalCode] = {
 }
 
 
-Record = Callable[[str, Packed, Packed], None]
-"""Is told of the kind, the request and the checked reply before the reply leaves; if it raises, nothing leaves."""
+Record = Callable[[str, Packed, Packed, str | None], None]
+"""Is told of the kind, the request and the checked reply before it leaves, and why, if the reply is a refusal (else None).
+
+If it raises, no answer leaves; a refusal, which says nothing, does."""
 
 
 class Hospital:
@@ -81,9 +83,23 @@ class Hospital:
             if problem:
                 raise Refusal(RefusalCode.INTERNAL, f"the reply is not on the allow-list: {problem}")
             if self._record is not None:
-                self._record(kind, request, reply)
+                self._record(kind, request, reply, None)
         except Exception as error:
-            return self._refusal(error)
+            return self.decline(kind, request, error)
+        return reply
+
+    def decline(self, kind: str, request: Packed, error: Exception) -> Packed:
+        """The refusal that an error becomes: logged, recorded, and only a neutral code."""
+        code = error.code if isinstance(error, Refusal) else _code_of(error)
+        log.warning("%s declines: %s%s", self.name, code, f" ({error})" if isinstance(error, Refusal) else "")
+        # The text of any other error may name files: for whoever turns on DEBUG at the hospital, and nobody else.
+        log.debug("%s declines because: %s", self.name, error, exc_info=code is RefusalCode.INTERNAL)
+        reply = Packed({}, {REFUSAL: code.value})
+        if self._record is not None:
+            try:
+                self._record(kind, request, reply, str(error) if isinstance(error, Refusal) else type(error).__name__)
+            except Exception as unrecorded:
+                log.warning("a refusal is not in the ledger: %s", type(unrecorded).__name__)
         return reply
 
     def prepare(self, job: Job) -> None:
@@ -110,13 +126,6 @@ class Hospital:
             "own": self._own,
             "personalise": self._personalise,
         }[kind]
-
-    def _refusal(self, error: Exception) -> Packed:
-        code = error.code if isinstance(error, Refusal) else _code_of(error)
-        log.warning("%s declines: %s%s", self.name, code, f" ({error})" if isinstance(error, Refusal) else "")
-        # The text of any other error may name files: for whoever turns on DEBUG at the hospital, and nobody else.
-        log.debug("%s declines because: %s", self.name, error, exc_info=code is RefusalCode.INTERNAL)
-        return Packed({}, {REFUSAL: code.value})
 
     def _accepted(self, kind: str, request: Packed) -> tuple[Job, Shapes]:
         """The job of a well-formed request that the policy allows, and the shapes of what it tunes of the backbone."""
@@ -221,6 +230,6 @@ def _code_of(error: Exception) -> RefusalCode:
 
 
 def _disk_full(error: BaseException | None) -> bool:
-    return (isinstance(error, OSError) and error.errno == errno.ENOSPC) or (
+    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
         isinstance(error, sqlite3.OperationalError) and "full" in str(error)
     )

@@ -6,7 +6,8 @@
     ├── WeightsError          4  backbone weights cannot be had or are not the ones named
     ├── ArtifactError         5  a model file is not one of ours, or is damaged
     ├── FederationError       6  the run could not go on (quorum lost, no usable update)
-    └── StorageError          7  the run directory cannot be written (disk full)
+    ├── StorageError          7  the run directory cannot be written (disk full)
+    └── LedgerError           8  a hospital's ledger was changed, or cannot be read or written
 
     Refusal                   a hospital declines a request; only its neutral code leaves the hospital
 
@@ -57,6 +58,12 @@ class StorageError(ConsiliumError):
     """The run directory cannot be written; the last good checkpoint is as it was."""
 
     exit_code = 7
+
+
+class LedgerError(ConsiliumError):
+    """A hospital's ledger was changed, or cannot be read or written. Without it no answer leaves."""
+
+    exit_code = 8
 
 
 class RefusalCode(StrEnum):

@@ -48,6 +48,9 @@ class Answering:
             return Packed({}, {REFUSAL: "too-few-examples"})
         return Packed({"numbers": np.arange(3, dtype=np.float32)}, {"calls": len(self.asked)})
 
+    def decline(self, kind: str, request: Packed, error: Refusal) -> Packed:
+        return Packed({}, {REFUSAL: error.code.value})
+
 
 class Serving:
     def __init__(self, hospital, path: Path, state: Path) -> None:
@@ -224,7 +227,7 @@ def test_a_real_hospital_answers_as_it_does_without_a_socket(path, tmp_path, hos
 
 
 def test_nothing_leaves_that_is_not_recorded(phantoms, cache_dir, job, hospital_with):
-    def full(kind, request, reply):
+    def full(kind, request, reply, reason):
         raise OSError(28, "No space left on device")
 
     file = hospital_with(phantoms["hospital-a"])._file
@@ -232,7 +235,7 @@ def test_nothing_leaves_that_is_not_recorded(phantoms, cache_dir, job, hospital_
     assert Hospital(file, record=full).answer("describe", request).fields == {REFUSAL: "disk-full"}
     seen = []
     answer = Hospital(file, record=lambda *told: seen.append(told)).answer("describe", request)
-    assert [(kind, reply) for kind, _, reply in seen] == [("describe", answer)]
+    assert [(kind, reply, reason) for kind, _, reply, reason in seen] == [("describe", answer, None)]
 
 
 def test_the_log_says_what_leaves_and_no_more(caplog):
