@@ -152,16 +152,17 @@ class Federation:
         ports = ("--port", free_port(), "--superlink-port", free_port())
         names = [word for name in self.phantoms for word in ("--hospital", name)]
         self.say("coordinator", "provision", "--name", "benchmark", "--host", "localhost", *ports, *names)
-        for name, images in self.phantoms.items():
+        for name in self.phantoms:
             kit = self.path / "kits" / name
             self.say("hospital", "keygen", "--kit", kit)
+            self.say("coordinator", "provision", "--register", f"{name}={kit / 'node_key.pub'}")
+        self.say("coordinator", "up", "--detach")
+        for name, images in self.phantoms.items():
+            kit = self.path / "kits" / name
             content = {"name": name, "data": {"folder": str(images)}, "device": "cpu", "policy": {"approve": "auto"}}
             own = {"cache": str(self.folder / f"cache-{name}"), "state": str(self.folder / f"state-{name}")}
             (kit / "hospital.yaml").write_text(yaml.safe_dump({**content, **own}), encoding="utf-8")
-            self.say("coordinator", "provision", "--register", f"{name}={kit / 'node_key.pub'}")
-        self.say("coordinator", "up", "--detach")
-        for name in self.phantoms:
-            self.say("hospital", "join", "--detach", "--kit", self.path / "kits" / name)
+            self.say("hospital", "join", "--detach", "--kit", kit)
 
     def down(self) -> None:
         for name in self.phantoms:
