@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from client.hospital_file import Data, HospitalFile, Policy
+from client.hospital_file import Data, HospitalFile
+from client.policy import Policy
 from client.preparation import prepare
 from client.statistics import sums_of
 from client.training import Examples

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from client.hospital_file import Data, HospitalFile, Policy
+from client.hospital_file import Data, HospitalFile
+from client.policy import Policy
 from client.preparation import prepare
 from common.config_file import load_yaml
 from common.head import Standardisation

@@ -129,8 +129,8 @@ def _hospital(node: dict[str, str], context: Context) -> Answer:
 def _open(node: dict[str, str]) -> "Hospital":
     # Imported only where a hospital lives in this process: a courier in front of an agent needs no torch.
     from client.hospital import Hospital
-    from client.hospital_file import Data, HospitalFile, Policy
-    from common.tuning import PARTS_TUNED
+    from client.hospital_file import Data, HospitalFile
+    from client.policy import OF_SIMULATIONS
 
     folder = Path(node["hospital-dir"])
     return Hospital(
@@ -140,7 +140,7 @@ def _open(node: dict[str, str]) -> "Hospital":
             cache=Path(node["cache-dir"]) if node.get("cache-dir") else None,
             weights_dir=Path(node["weights-dir"]) if node.get("weights-dir") else None,
             device=node.get("device", "auto"),
-            policy=Policy(approve="auto", allow_tuning=PARTS_TUNED),
+            policy=OF_SIMULATIONS,
         )
     )
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from client.approvals import Approvals
 from client.features import out_of_memory
-from client.hospital_file import HospitalFile, require_allowed
+from client.hospital_file import HospitalFile
 from client.local_state import LocalState
 from client.participation import Participation
+from client.policy import require_allowed, require_payload, require_small_reply
 from client.preparation import prepare, shapes_tuned
 from common.errors import ConfigError, DataError, Refusal, RefusalCode, WeightsError
 from common.job import Job, job_from_json
@@ -29,6 +30,7 @@ from common.wire import (
     CORRECTION,
     EVALUATED_PARTS,
     MAX_HEADS,
+    PERSONALISED,
     REFUSAL,
     REQUESTS,
     STATISTICS_DTYPE,
@@ -129,6 +131,7 @@ class Hospital:
 
     def _accepted(self, kind: str, request: Packed) -> tuple[Job, Shapes]:
         """The job of a well-formed request that the policy allows, and the shapes of what it tunes of the backbone."""
+        require_payload(self._file.policy, request.arrays)
         text = request.fields.get("job")
         if kind not in REQUESTS or not isinstance(text, str):
             raise Refusal(RefusalCode.BAD_REQUEST, "the request is of no known kind or carries no job")
@@ -148,6 +151,8 @@ class Hospital:
             raise Refusal(
                 RefusalCode.BAD_REQUEST, f"job '{job.name}' has {job.method.rounds} rounds, this is about {number}"
             )
+        counted = len(PERSONALISED) if kind == "personalise" else heads
+        require_small_reply(self._file.policy, reply_schema(kind, job, tuned), dimensions(job, counted))
         return job, tuned
 
     def _taking_part(self, kind: str, job: Job, request: Packed) -> Participation:
@@ -183,8 +188,9 @@ class Hospital:
             **_identity(part),
             "round": number,
             "examples": fitted.examples,
-            "loss-sum": fitted.loss_sum,
         }
+        if part.prepared.suppression is None:  # with a head made for it, the sum would count its training images
+            fields["loss-sum"] = fitted.loss_sum
         return Packed(arrays, {**fields, "steps": fitted.steps} if part.prepared.job.method.counts_steps else fields)
 
     def _evaluate(self, part: Participation, request: Packed) -> Packed:

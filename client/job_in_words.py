@@ -2,10 +2,9 @@
 
 from common.backbones import backbone_row
 from common.job import Job
-from common.wire import ASKED_BY, REPLIES, ArraySpec, dimensions
+from common.wire import ASKED_BY, REPLIES, bytes_of, dimensions
 
 Line = tuple[str, str]
-_ITEM_BYTES = {"float16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
 
 
 def in_words(job: Job) -> list[Line]:
@@ -75,16 +74,8 @@ def _quorum(job: Job) -> str:
 
 def _size(kind: str, job: Job) -> str:
     """Bytes of the arrays in a reply; what a job tunes of the network is counted as the whole network at most."""
-    dims = dimensions(job)
-    total = sum(_bytes(spec, dims) for spec in REPLIES[kind].arrays.values())
+    total = bytes_of(REPLIES[kind], dimensions(job))
     most = ""
     if kind == "fit" and job.tune.deep:
         total, most = total + 4 * backbone_row(job.backbone.name).parameters, "at most "
     return f"{most}{total / 1e6:.1f} MB" if total >= 1e6 else f"{most}{total / 1e3:.0f} kB"
-
-
-def _bytes(spec: ArraySpec, dims: dict[str, int]) -> int:
-    size = _ITEM_BYTES[spec.dtype]
-    for length in spec.shape:
-        size *= dims[length] if isinstance(length, str) else length
-    return size

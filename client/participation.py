@@ -69,7 +69,7 @@ class Participation:
     ) -> list[ClassificationCounts]:
         """Counts of heads on one part of the images, with the backbone as tuned by round `number`."""
         examples = self._tuned_examples(tuned, standardisation, part, number)
-        return [count_head(head, examples) for head in heads]
+        return [self._count(head, examples, part) for head in heads]
 
     def own(self, standardisation: Standardisation) -> Head:
         """A head of this hospital's examples alone, on the pretrained backbone."""
@@ -94,7 +94,14 @@ class Participation:
             self._state.save(PERSONAL_STATE, number, Model(folded).arrays(), key)
             self._personal = (key, head)
         counts = self.count([model.head, self._personal[1]], model.tuned, standardisation, part, number)
-        return [*counts, count_head(self.own(standardisation), self._parts(standardisation)[part])]
+        return [*counts, self._count(self.own(standardisation), self._parts(standardisation)[part], part)]
+
+    def _count(self, head: Head, examples: Examples, part: str) -> ClassificationCounts:
+        """Counts that may leave the hospital."""
+        suppression = self.prepared.suppression
+        if suppression is None:
+            return count_head(head, examples)
+        return suppression.count(head.probabilities(examples.features), examples.labels, part)
 
     def _batch_norm(self, number: int) -> dict[str, Float32]:
         """This hospital's own batch normalisation after a round; round 0 is the pretrained one."""

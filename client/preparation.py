@@ -4,8 +4,9 @@ Letters: N examples, V views, D features.
 """
 
 import functools
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,20 @@ from client.feature_cache import FeatureCache
 from client.feature_space import all_blocks, extraction_space, fingerprint_of, views_of
 from client.features import Extraction, Extractor, extract
 from client.hospital_file import HospitalFile
+from client.policy import require_backbone, require_enough
 from client.records import Record, Records, assign, read_rows
+from client.suppression import Suppression, hospital_key
 from client.training import Examples
 from client.tuned import cut_of, pretrained
 from client.weights import load_backbone
-from common.errors import Refusal, RefusalCode
 from common.head import Float32
 from common.job import Backbone as BackboneChoice
 from common.job import Job
 from common.messages import Description
 from common.model import digest_of_arrays
 from common.wire import PARTS
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Prepared:
 
     parts: examples of raw features by part; in training every view is one, elsewhere an image with its mirror image is.
     tuned: the backbone's arrays that the job tunes, as pretrained; deep: what trains them, None for `tune: head`.
+    suppression: how small counts are hidden, None where they are not.
     """
 
     job: Job
@@ -45,18 +50,20 @@ class Prepared:
     description: Description
     tuned: Mapping[str, Float32]
     deep: DeepTraining | None
+    suppression: Suppression | None
 
 
 def prepare(job: Job, file: HospitalFile) -> Prepared:
     """Read the hospital's images for a job, and make or fetch their features.
 
     Raises:
-        Refusal: too few training images for the hospital's policy.
+        Refusal: the backbone is another than the hospital's policy allows, or there are too few training images for it.
         DataError, WeightsError, ConfigError, MemoryError: as the steps it takes.
     """
     records = assign(read_rows(file.data.source), job)
     extractor = _extractor(job, file)
     backbone = extractor.backbone
+    require_backbone(file.policy, job, backbone.digest)
     cache_dir = file.cache_folder
     extraction = _extract(job, file, records, extractor, cache_dir)
     pairs = list(zip(records.records, extraction.vectors, extraction.digests, strict=True))
@@ -64,12 +71,13 @@ def prepare(job: Job, file: HospitalFile) -> Prepared:
     records = Records(
         tuple(record for record, _, _ in readable), records.other_labels, records.patients_with_several_labels
     )
-    # Images, not examples: a job with many views must not get round the hospital's rule.
-    enough, found = file.policy.min_examples, len(records.of("train"))
-    if found < enough:
-        raise Refusal(
-            RefusalCode.TOO_FEW_EXAMPLES, f"{found} readable training images; policy.min_examples is {enough}"
-        )
+    require_enough(file.policy, job, records)
+    suppression = suppression_of(job, file)
+    if suppression is not None:
+        chosen = suppression.kept(records.records)
+        log.info("%d validation and test images are not counted, because of policy.min_count", (~chosen).sum())
+        readable = [one for one, is_kept in zip(readable, chosen, strict=True) if is_kept]
+        records = replace(records, records=tuple(record for record, _, _ in readable))
     parts = {part: _examples(job, part, [(one, vectors) for one, vectors, _ in readable]) for part in PARTS}
     tuned = pretrained(job, backbone)
     train = parts["train"].features.astype(np.float64)
@@ -84,10 +92,12 @@ def prepare(job: Job, file: HospitalFile) -> Prepared:
         squares=(train**2).sum(axis=0),
         examples=len(parts["train"]),
         other_labels=sum(records.other_labels.values()),
-        unreadable=len(pairs) - len(readable),
+        unreadable=sum(vectors is None for _, vectors, _ in pairs),
         decoded=extraction.decoded,
         cached=extraction.cached,
     )
+    if suppression is not None:
+        description = suppression.described(description)
     deep = None
     if job.tune.deep:
         sources = {
@@ -95,7 +105,17 @@ def prepare(job: Job, file: HospitalFile) -> Prepared:
             for part in PARTS
         }
         deep = DeepTraining(job, extractor, sources, cache_dir, file.activation_cache_bytes)
-    return Prepared(job, description.fingerprint, records, parts, description, tuned, deep)
+    return Prepared(job, description.fingerprint, records, parts, description, tuned, deep, suppression)
+
+
+def suppression_of(job: Job, file: HospitalFile) -> Suppression | None:
+    """How the hospital's policy wants small counts of a job hidden; None where it does not.
+
+    Raises:
+        DataError: as `client.suppression.hospital_key`.
+    """
+    base = file.policy.min_count
+    return Suppression(base, hospital_key(file.state_folder), tuple(job.classes)) if base > 1 else None
 
 
 def shapes_tuned(job: Job, file: HospitalFile) -> dict[str, tuple[int, ...]]:

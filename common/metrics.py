@@ -22,8 +22,11 @@ Float64 = npt.NDArray[np.float64]
 SCORE_BINS = 256
 CALIBRATION_BINS = 15
 _SOFTNESS = 4.0
-_FIXED_POINT = 2.0**30
-_LOSS_LIMIT = 50.0
+FIXED_POINT = 2.0**30
+"""Units of the sums in `ClassificationCounts`: whole numbers, so that sums of them do not depend on their order."""
+
+LOSS_LIMIT = 50.0
+"""Most that one example adds to the log loss, in nats."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +98,13 @@ def count(probabilities: Float64, labels: Int64) -> ClassificationCounts:
     truth = np.eye(classes)[labels]
     counts.losses[0] = _fixed(((probabilities - truth) ** 2).sum(axis=1)).sum()
     own = probabilities[np.arange(examples), labels]
-    counts.losses[1] = _fixed(np.minimum(-np.log(np.maximum(own, 1e-300)), _LOSS_LIMIT)).sum()
+    counts.losses[1] = _fixed(np.minimum(-np.log(np.maximum(own, 1e-300)), LOSS_LIMIT)).sum()
     return counts
 
 
 def _fixed(values: Float64) -> Int64:
     """Whole numbers of units of 2**-30: sums of them do not depend on their order."""
-    return np.rint(values * _FIXED_POINT).astype(np.int64)
+    return np.rint(values * FIXED_POINT).astype(np.int64)
 
 
 def score_bin(probabilities: Float64) -> Int64:
@@ -121,6 +124,13 @@ def score_edges() -> Float64:
     softened = np.linspace(-1.0, 1.0, SCORE_BINS + 1)[1:-1]
     z = _SOFTNESS * softened / (1.0 - np.abs(softened))
     return np.concatenate([[0.0], 1.0 / (1.0 + np.exp(-z)), [1.0]])
+
+
+def score_centres() -> Float64:
+    """Probabilities (B,) in the middle of the score bins, by the log-odds."""
+    softened = (2 * np.arange(SCORE_BINS) + 1) / SCORE_BINS - 1.0
+    z = _SOFTNESS * softened / (1.0 - np.abs(softened))
+    return np.asarray(np.where(z < 0, np.exp(np.minimum(z, 0)), 1.0) / (1.0 + np.exp(-np.abs(z))), np.float64)
 
 
 @dataclass(frozen=True)
@@ -188,8 +198,8 @@ def derive(counts: ClassificationCounts) -> Metrics:
         auroc=float(np.mean([found.auroc for found in ranked])) if ranked else None,
         average_precision=float(np.mean([found.average_precision for found in ranked])) if ranked else None,
         ece=float(np.abs(_calibration_gaps(counts)).sum() / number.sum()) if number.any() else None,
-        brier=float(counts.losses[0] / _FIXED_POINT / n / (2 if counts.classes == 2 else 1)),
-        log_loss=float(counts.losses[1] / _FIXED_POINT / n),
+        brier=float(counts.losses[0] / FIXED_POINT / n / (2 if counts.classes == 2 else 1)),
+        log_loss=float(counts.losses[1] / FIXED_POINT / n),
     )
 
 
@@ -221,7 +231,7 @@ def reliability(counts: ClassificationCounts) -> tuple[Float64, Float64, Int64]:
     number, correct, confidence = counts.calibration
     filled = number > 0
     return (
-        confidence[filled] / _FIXED_POINT / number[filled],
+        confidence[filled] / FIXED_POINT / number[filled],
         correct[filled] / number[filled],
         number[filled],
     )
@@ -272,4 +282,4 @@ def _mean(values: Float64) -> float | None:
 def _calibration_gaps(counts: ClassificationCounts) -> Float64:
     """Correct minus confident examples in each bin (K,)."""
     _, correct, confidence = counts.calibration
-    return np.asarray(correct - confidence / _FIXED_POINT, dtype=np.float64)
+    return np.asarray(correct - confidence / FIXED_POINT, dtype=np.float64)

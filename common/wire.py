@@ -8,6 +8,7 @@ Shape letters: C classes, D features, M heads, B score bins, K calibration bins;
 projection, and the constant 1), T = S (S + 1) / 2.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -107,7 +108,7 @@ REPLIES: Mapping[str, Schema] = {
         {"gram": ArraySpec(STATISTICS_DTYPE, ("T",)), "class-sums": ArraySpec(STATISTICS_DTYPE, ("S", "C"))},
         {**_IDENTITY, "examples": int},
     ),
-    "fit": Schema({**_HEAD, **_COUNTS}, {**_IDENTITY, "round": int, "examples": int, "loss-sum": float}),
+    "fit": Schema({**_HEAD, **_COUNTS}, {**_IDENTITY, "round": int, "examples": int}, {"loss-sum": float}),
     "evaluate": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
     "own": Schema({**_HEAD}, {**_IDENTITY, "examples": int}),
     "personalise": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
@@ -163,6 +164,15 @@ def dimensions(job: Job, heads: int = 1) -> dict[str, int]:
     sums = (job.method.projection or job.num_features) + 1
     letters = {"C": job.num_classes, "D": job.num_features, "M": heads, "B": SCORE_BINS, "K": CALIBRATION_BINS}
     return {**letters, "S": sums, "T": sums * (sums + 1) // 2}
+
+
+def bytes_of(schema: Schema, dims: Mapping[str, int]) -> int:
+    """Bytes of the arrays of a message that keeps to its schema."""
+    return sum(
+        np.dtype(spec.dtype).itemsize
+        * math.prod(dims[letter] if isinstance(letter, str) else letter for letter in spec.shape)
+        for spec in schema.arrays.values()
+    )
 
 
 def problem_with(packed: Packed, schema: Schema, dims: Mapping[str, int]) -> str | None:

@@ -13,7 +13,7 @@ from client.agent_socket import is_serving, require_usable
 from client.agent_status import read_status
 from client.approvals import Approvals
 from client.hospital_file import HospitalFile, load_hospital_file
-from common.errors import ConsiliumError
+from common.errors import ConsiliumError, Refusal
 from common.job import Job
 from deploy import checks
 from deploy.findings import Finding, error, ok, warning
@@ -209,7 +209,7 @@ def _data(patient: Patient) -> Iterator[Finding]:
 
 def _job(patient: Patient) -> Iterator[Finding]:
     """Whether this hospital could take part in a job: its policy, its weights, its images."""
-    from client.hospital_file import require_policy
+    from client.policy import require_backbone, require_enough, require_policy
     from client.preparation import shared_backbone
     from client.records import assign, read_rows
 
@@ -222,10 +222,12 @@ def _job(patient: Patient) -> Iterator[Finding]:
     else:
         yield ok("job", f"'{job.name}' is approved")
     backbone = shared_backbone(job.backbone, patient.file.weights_dir)
-    yield ok("weights", f"{job.backbone.name}, digest {backbone.digest[:16]}…")
+    require_backbone(patient.file.policy, job, backbone.digest)
+    yield ok("weights", f"{job.backbone.name}, digest {backbone.digest}")
     records = assign(read_rows(patient.file.data.source), job)
-    images, least = len(records.of("train")), patient.file.policy.min_examples
-    if images < least:
-        yield error("examples", f"{images} training images, policy.min_examples is {least}", "it will decline this job")
+    try:
+        require_enough(patient.file.policy, job, records)
+    except Refusal as refusal:
+        yield error("examples", str(refusal), "it will decline this job")
     else:
-        yield ok("examples", f"{images} training images")
+        yield ok("examples", f"{len(records.of('train'))} training images")

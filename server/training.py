@@ -141,13 +141,12 @@ class Training:
                 self._model = self._aggregator.combine(number, self._model, updates)
         for name, reason in told.dropped.items():
             log.warning("round %d goes on without %s: %s", number, name, reason)
-        examples = sum(update.examples for update in updates)
         self._dropped = told.dropped
         made = Round(
             number=number,
             lost=lost,
             answered=sorted(told.good),
-            train_loss=sum(_loss_sum(reply) for reply in told.good.values()) / examples if examples else None,
+            train_loss=_train_loss(list(told.good.values())),
             update_norms=norms,
             dropped=told.dropped,
             outside=self._questions.members.dropped,
@@ -204,5 +203,8 @@ def _update(hospital: str, reply: Packed) -> Update:
     return Update(hospital, unpack_model(reply.arrays), int(reply.fields["examples"]), steps)
 
 
-def _loss_sum(reply: Packed) -> float:
-    return float(reply.fields["loss-sum"])
+def _train_loss(replies: list[Packed]) -> float | None:
+    """Mean loss over the examples of the hospitals that tell theirs; one that suppresses small counts does not."""
+    telling = [reply.fields for reply in replies if "loss-sum" in reply.fields]
+    examples = sum(int(fields["examples"]) for fields in telling)
+    return sum(float(fields["loss-sum"]) for fields in telling) / examples if examples else None

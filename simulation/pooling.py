@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.hospital import Hospital
-from client.hospital_file import Data, HospitalFile, Policy
+from client.hospital_file import Data, HospitalFile
+from client.policy import OF_SIMULATIONS
 from client.records import MANIFEST, Records, assign, read_rows
 from common.errors import DataError, FederationError
 from common.head import Standardisation
@@ -14,7 +15,6 @@ from common.job import Job
 from common.messages import pack_heads, pack_standardisation, unpack_counts
 from common.metrics import ClassificationCounts
 from common.model import TUNED, Model
-from common.tuning import PARTS_TUNED
 from common.wire import REFUSAL, Packed
 
 
@@ -34,7 +34,7 @@ class Machine:
             cache=self.cache_dir,
             weights_dir=self.weights_dir,
             device=self.device,
-            policy=Policy(approve="auto", allow_tuning=PARTS_TUNED),
+            policy=OF_SIMULATIONS,
         )
 
 

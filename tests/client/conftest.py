@@ -11,8 +11,9 @@ import torch
 from client.deep import DeepTraining, Source
 from client.features import Extractor
 from client.hospital import Hospital
-from client.hospital_file import Data, HospitalFile, Policy
+from client.hospital_file import Data, HospitalFile
 from client.images import load_image, to_input
+from client.policy import Policy
 from client.records import read_rows
 from client.tuned import pretrained
 from client.weights import load_backbone

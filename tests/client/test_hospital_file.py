@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from client.approvals import Approvals
-from client.hospital_file import HospitalFile, Policy, load_hospital_file, require_allowed
+from client.hospital_file import HospitalFile, load_hospital_file
+from client.policy import Policy, require_allowed
 from common.errors import ConfigError, Refusal
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "configs" / "hospital.yaml"
@@ -78,14 +79,14 @@ def test_data_has_one_source(load, data):
 
 
 def test_rules_that_cannot_be_enforced_are_refused(load):
-    for rule in ("max_epsilon: 6", "min_count: 5"):
-        with pytest.raises(ConfigError, match=rf"policy.{rule[:9]}.*cannot enforce"):
-            load(f"name: st-marys\ndata: {{folder: /data}}\npolicy: {{{rule}}}\n")
+    for rule in ("max_epsilon", "max_epsilon_total"):
+        with pytest.raises(ConfigError, match=rf"policy.{rule}: .*cannot enforce"):
+            load(f"name: st-marys\ndata: {{folder: /data}}\npolicy: {{{rule}: 6}}\n")
 
 
 def test_rules_that_ask_for_nothing_are_no_rules(load):
-    policy = load("name: st-marys\ndata: {folder: /data}\npolicy: {max_epsilon: null, min_count: 1}\n").policy
-    assert (policy.max_epsilon, policy.min_count) == (None, 1)
+    policy = load("name: st-marys\ndata: {folder: /data}\npolicy: {max_epsilon: null, max_rounds: null, min_count: 1}\n").policy
+    assert (policy.max_epsilon, policy.max_rounds, policy.min_count) == (None, None, 1)
 
 
 def test_all_problems_are_reported_together(load):
@@ -93,11 +94,12 @@ def test_all_problems_are_reported_together(load):
         load(
             "name: St. Mary's\ndata: {folder: /a, manifest: /b}\ncache: 7\ndevise: cuda\n"
             "policy: {approve: perhaps, allow_backbones: [resnet5, vgg], allow_tuning: [fully],\n"
-            "  max_epsilon: 6, min_count: 5, min_examples: 0}\n"
+            "  allow_methods: [fedavg, fedsgd], max_epsilon: 6, min_examples: 0, min_patients: none, min_count: 0,\n"
+            "  max_rounds: 0, max_payload_mb: -1}\n"
         )
     text = str(error.value)
     expected = [
-        "hospital.yaml: 10 problems",
+        "hospital.yaml: 14 problems",
         "name: ",
         "data: expected either",
         "cache: ",
@@ -107,8 +109,8 @@ def test_all_problems_are_reported_together(load):
         "unknown backbone 'vgg'",
         "policy.allow_tuning[0]: ",
         "policy.max_epsilon: this version cannot enforce it",
-        "policy.min_count: this version cannot enforce it",
-        "policy.min_examples: ",
+        "policy.allow_methods: unknown method 'fedsgd'",
+        *(f"policy.{key}: " for key in ("min_examples", "min_patients", "min_count", "max_rounds", "max_payload_mb")),
     ]
     assert [words for words in expected if words not in text] == [], text
 
