@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common.errors import ConfigError
+from cli import ledger
+from cli.hospital_options import HERE, File, Format, Kit, hospital_file, is_json
 
 if TYPE_CHECKING:
     from client.agent_status import AgentStatus
@@ -26,17 +27,8 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog="Three commands from the coordinator's kit to taking part: keygen, join, approve.",
 )
+app.add_typer(ledger.app, name="ledger")
 
-Kit = Annotated[Path, typer.Option(help="The unpacked kit of the coordinator.", metavar="DIR", envvar="CONSILIUM_KIT")]
-File = Annotated[
-    Path | None,
-    typer.Option(
-        help="This hospital's own file.",
-        metavar="FILE",
-        envvar="CONSILIUM_HOSPITAL_FILE",
-        show_default="hospital.yaml in the kit",
-    ),
-]
 Socket = Annotated[
     Path | None,
     typer.Option(
@@ -46,8 +38,6 @@ Socket = Annotated[
         show_default="run/agent.sock in the kit",
     ),
 ]
-Format = Annotated[str, typer.Option("--format", help="table or json.")]
-HERE = Path()
 
 
 @app.command()
@@ -85,7 +75,7 @@ def serve(
 
     # A service's log: lines with the time, not a terminal's colours.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    run(_hospital_file(kit, file), _socket(kit, socket), socket_group)
+    run(hospital_file(kit, file), _socket(kit, socket), socket_group)
 
 
 @app.command()
@@ -115,7 +105,7 @@ def join(
 
     settings = read_kit(kit)
     processes = hospital_processes(kit, socket)
-    _hospital_file(kit, None)
+    hospital_file(kit, None)
     console = Console()
     if not without_network():
         console.print(
@@ -164,12 +154,12 @@ def status(kit: Kit = HERE, file: File = None, socket: Socket = None, output_for
     from deploy.hospital import run_folder, trouble
     from deploy.supervisor import read_state
 
-    own = _hospital_file(kit, file)
+    own = hospital_file(kit, file)
     serving = is_serving(_socket(kit, socket))
     processes, agent = read_state(run_folder(kit)), read_status(own.state_folder)
     waiting = [one.job for one in Approvals(own.state_folder).known() if one.approved is None]
     why = trouble(kit) if processes and not processes.ready else None
-    if _is_json(output_format):
+    if is_json(output_format):
         found = {
             "hospital": own.name,
             "serving": serving,
@@ -196,7 +186,7 @@ def doctor(
     from deploy.findings import exit_code, print_findings, to_json
     from deploy.hospital_doctor import examine
 
-    as_json = _is_json(output_format)
+    as_json = is_json(output_format)
     found = examine(kit, socket, load_job(job) if job else None)
     if as_json:
         typer.echo(to_json(found))
@@ -210,8 +200,8 @@ def jobs(kit: Kit = HERE, file: File = None, output_format: Format = "table") ->
     """The jobs that were asked of this hospital: those that wait for approval first."""
     from client.approvals import Approvals
 
-    known = Approvals(_hospital_file(kit, file).state_folder).known()
-    if _is_json(output_format):
+    known = Approvals(hospital_file(kit, file).state_folder).known()
+    if is_json(output_format):
         rows = [
             {
                 "job_id": one.job.job_id,
@@ -245,7 +235,7 @@ def approve(
     """Read a job in plain words and in full, and allow it: the agent then answers what this job asks, and no other."""
     from client.approvals import Approvals
 
-    own = _hospital_file(kit, file)
+    own = hospital_file(kit, file)
     approvals = Approvals(own.state_folder)
     chosen = _job(job, approvals.find)
     _show(chosen)
@@ -266,16 +256,9 @@ def revoke(
     """Take an approval back: from its next request on the agent declines the job. What has left has left."""
     from client.approvals import Approvals
 
-    approvals = Approvals(_hospital_file(kit, file).state_folder)
+    approvals = Approvals(hospital_file(kit, file).state_folder)
     chosen = _job(job, approvals.find)
     typer.echo(f"revoked {chosen.job_id}" if approvals.revoke(chosen) else f"{chosen.job_id} was not approved")
-
-
-def _hospital_file(kit: Path, file: Path | None) -> "HospitalFile":
-    from client.hospital_file import load_hospital_file
-    from deploy.kit import HOSPITAL
-
-    return load_hospital_file(file or kit / HOSPITAL)
 
 
 def _socket(kit: Path, socket: Path | None) -> Path:
@@ -349,9 +332,3 @@ def _agent_words(serving: bool, agent: "AgentStatus | None") -> str:
 
 def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def _is_json(output_format: str) -> bool:
-    if output_format not in ("table", "json"):
-        raise ConfigError(f"--format: expected table or json, got '{output_format}'")
-    return output_format == "json"
