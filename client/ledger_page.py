@@ -131,8 +131,8 @@ privacy has spent; 0 means that it was not used.</p>
 {% if found.largest %}
 <h2>The largest answers</h2>
 <div class="scroll"><table id="largest"><thead><tr><th scope="col">entry</th><th scope="col">time</th><th scope="col">job</th>
-<th scope="col">kind</th><th scope="col" class="words">arrays</th><th scope="col">size</th><th scope="col">masked</th></tr></thead>
-<tbody>
+<th scope="col">kind</th><th scope="col" class="words">arrays</th><th scope="col">size</th>
+<th scope="col">masked</th></tr></thead><tbody>
 {% for one in found.largest %}
 <tr><th scope="row">{{ one.seq }}</th><td>{{ one.time | clock }}</td><td>{{ one.job or "–" }}</td><td>{{ one.kind }}</td>
 <td class="words">{{ one | arrays }}</td><td>{{ one.bytes | size }}</td><td>{{ "yes" if one.masked else "no" }}</td></tr>
@@ -162,8 +162,8 @@ privacy has spent; 0 means that it was not used.</p>
 <h2>How to check this page</h2>
 <p>At the hospital, <code>consilium hospital ledger verify</code> reads the ledger again, and
 <code>consilium hospital ledger export --format csv</code> lists every array that left with its digest. A chain of hashes shows
-what was changed, removed or moved. It cannot stop someone who may write the hospital's files from writing the whole ledger anew; to
-notice that, keep the head above somewhere else, and compare later with
+what was changed, removed or moved. It cannot stop someone who may write the hospital's files from writing the whole ledger anew;
+to notice that, keep the head above somewhere else, and compare later with
 <code>consilium hospital ledger verify --head SEQ:HASH</code>.</p>
 </main>
 </body>
