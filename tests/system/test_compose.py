@@ -106,6 +106,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         compose("down", "--volumes", "--remove-orphans")
 
 
+@pytest.fixture(scope="module")
+def trusting(run: Path) -> ssl.SSLContext:
+    """What trusts the federation's authority and nothing else."""
+    return ssl.create_default_context(cadata=inside("gateway", "cat", "/etc/consilium/ca.crt"))
+
+
 @pytest.mark.parametrize(
     "files",
     [
@@ -221,7 +227,7 @@ class TestNetworks:
     @pytest.mark.parametrize("hospital", HOSPITALS)
     def test_a_courier_reaches_its_supernode_and_no_further(self, hospital: str) -> None:
         courier = f"courier-{hospital}"
-        assert connects(courier, "supernode", 9094)
+        assert connects(courier, "runtime", 9094)
         others = [f"supernode-{other}" for other in HOSPITALS if other != hospital]
         assert not any(connects(courier, host, 9094) for host in others)
         assert not connects(courier, "gateway", 8443)
@@ -243,8 +249,8 @@ class TestNetworks:
     def test_a_supernode_gives_work_to_no_one_without_the_secret(self, hospital: str) -> None:
         ask = (
             "import urllib.request, urllib.error\n"
-            "question = urllib.request.Request('http://supernode:9094/v1/runtime/acquire-task', b'', method='POST')\n"
-            "question.add_header('Content-Type', 'application/x-protobuf')\n"
+            "question = urllib.request.Request('http://runtime:9094/v1/runtime/acquire-task', b'', method='POST')\n"
+            "question.add_header('Content-Type', 'application/protobuf')\n"
             "try:\n print(urllib.request.urlopen(question).status)\n"
             "except urllib.error.HTTPError as error:\n print(error.code)"
         )
@@ -253,10 +259,6 @@ class TestNetworks:
 
 class TestPublishedPort:
     """What the outside can reach."""
-
-    @pytest.fixture(scope="class")
-    def trusting(self, run: Path) -> ssl.SSLContext:
-        return ssl.create_default_context(cadata=inside("gateway", "cat", "/etc/consilium/ca.crt"))
 
     @staticmethod
     def _status(path: str, trusting: ssl.SSLContext, method: str = "GET") -> int:
