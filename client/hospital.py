@@ -135,7 +135,11 @@ class Hospital:
         text = request.fields.get("job")
         if kind not in REQUESTS or not isinstance(text, str):
             raise Refusal(RefusalCode.BAD_REQUEST, "the request is of no known kind or carries no job")
-        job = _job(text)
+        try:
+            job = _job(text)
+        except ConfigError as error:
+            # As repr: it repeats words of the sender, which must not look like lines of this log.
+            raise Refusal(RefusalCode.BAD_REQUEST, f"its job is not valid: {str(error)[:1000]!r}") from error
         require_allowed(self._file.policy, job, self._approvals)
         if not ASKED_BY[kind](job):
             raise Refusal(RefusalCode.BAD_REQUEST, f"job '{job.name}' does not ask for {kind}")

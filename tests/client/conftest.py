@@ -2,12 +2,17 @@
 
 import csv
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from grpc_health.v1 import health, health_pb2
 
+from client.agent import Agent, _listening
+from client.agent_socket import SERVICE
+from client.agent_status import AgentStatus, StatusFile
 from client.deep import DeepTraining, Source
 from client.features import Extractor
 from client.hospital import Hospital
@@ -24,6 +29,27 @@ from common.model import Model
 from common.wire import Packed
 
 PLAIN_STEPS = {"momentum": 0.0, "weight_decay": 0.0, "lr": 0.01, "batch_size": 8}
+
+
+class Serving:
+    """An agent in this process, on a real Unix socket."""
+
+    def __init__(self, hospital, path: Path, state: Path) -> None:
+        self.status = StatusFile(state, AgentStatus(os.getpid(), "st-marys", str(path), "ready", 0.0))
+        self.agent = Agent(hospital, self.status)
+        self.healths = health.HealthServicer()
+        self.server = _listening(self.agent, self.healths, path)
+        self.server.start()
+        self.healths.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self) -> None:
+        self.server.stop(0).wait(5)
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Starts to serve a hospital: with its socket and a folder for its status."""
+    return Serving
 
 
 @pytest.fixture(scope="session")

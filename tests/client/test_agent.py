@@ -12,12 +12,12 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2
 
 from client import agent as module
-from client.agent import Agent, _listening, log_what_leaves
+from client.agent import log_what_leaves
 from client.agent_socket import SERVICE, held, is_serving
-from client.agent_status import AgentStatus, StatusFile, read_status
+from client.agent_status import read_status
 from client.courier import ask_agent
 from client.hospital import Hospital
 from client.proto import agent_pb2, agent_pb2_grpc
@@ -52,19 +52,6 @@ class Answering:
         return Packed({}, {REFUSAL: error.code.value})
 
 
-class Serving:
-    def __init__(self, hospital, path: Path, state: Path) -> None:
-        self.status = StatusFile(state, AgentStatus(os.getpid(), "st-marys", str(path), "ready", 0.0))
-        self.agent = Agent(hospital, self.status)
-        self.healths = health.HealthServicer()
-        self.server = _listening(self.agent, self.healths, path)
-        self.server.start()
-        self.healths.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-
-    def stop(self) -> None:
-        self.server.stop(0).wait(5)
-
-
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "agent.sock"
@@ -76,9 +63,9 @@ def hospital():
 
 
 @pytest.fixture
-def serving(hospital, path, tmp_path):
+def serving(hospital, path, tmp_path, serve):
     with held(path):
-        running = Serving(hospital, path, tmp_path / "state")
+        running = serve(hospital, path, tmp_path / "state")
         yield running
         running.stop()
 
@@ -183,10 +170,10 @@ def test_nothing_but_the_contract_is_served(serving, path):
             assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_a_message_above_the_limit_is_declined(hospital, path, tmp_path, monkeypatch):
+def test_a_message_above_the_limit_is_declined(hospital, path, tmp_path, monkeypatch, serve):
     monkeypatch.setattr(module, "_OPTIONS", (("grpc.max_receive_message_length", 10_000),))
     with held(path):
-        running = Serving(hospital, path, tmp_path / "state")
+        running = serve(hospital, path, tmp_path / "state")
         with pytest.raises(Refusal) as error:
             ask_agent(str(path), "fit", Packed({"large": np.zeros(10_000)}), "m", deadline_s=5)
         assert error.value.code.value == "message-too-large"
@@ -207,11 +194,13 @@ def test_what_is_going_on_is_in_the_status(serving, hospital, path, tmp_path):
     assert (found.doing, found.answered, found.declined) == (None, 1, 1)
 
 
-def test_a_real_hospital_answers_as_it_does_without_a_socket(path, tmp_path, hospital_with, requests_of, phantoms, job):
+def test_a_real_hospital_answers_as_it_does_without_a_socket(
+    path, tmp_path, hospital_with, requests_of, phantoms, job, serve
+):
     one = hospital_with(phantoms["hospital-a"])
     requests = requests_of(job(), one)
     with held(path):
-        running = Serving(one, path, tmp_path / "state")
+        running = serve(one, path, tmp_path / "state")
         for kind, request in (
             ("describe", requests.describe()),
             ("fit", requests.fit()),
