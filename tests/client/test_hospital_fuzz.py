@@ -130,3 +130,118 @@ def test_numbers_at_the_end_of_their_range_are_answered_or_refused(door):
             if REFUSAL not in reply.fields:
                 answered = parse_job(job)
                 assert problem_with(reply, reply_schema(kind, answered, {}), dimensions(answered)) is None
+
+
+# ------------------------------------------------------------------------------------- any policy, and any well-formed request
+
+policies = st.fixed_dictionaries(
+    {
+        "approve": st.sampled_from(["auto", "auto", "auto", "manual"]),
+        "allow_backbones": st.sampled_from(
+            [None, None, ("squeezenet1_1",), ("resnet50",), (f"squeezenet1_1@{'0' * 64}",)]
+        ),
+        "allow_tuning": st.sampled_from([("head",), ("head",), ("head", "full"), ()]),
+        "allow_methods": st.sampled_from([None, None, ("analytic",), ("fedavg",), ("analytic", "fedavg", "scaffold")]),
+        "min_examples": st.integers(1, 40),
+        "min_patients": st.integers(1, 40),
+        "min_count": st.integers(1, 6),
+        "max_rounds": st.sampled_from([None, 1, 3, 20]),
+        "max_payload_mb": st.sampled_from([None, 256.0, 1.0, 0.02, 0.001]),
+        "require_secure_aggregation": st.sampled_from([False, False, False, True]),
+    }
+)
+jobs = st.fixed_dictionaries(
+    {
+        "method": st.sampled_from(
+            [
+                {"name": "analytic"},
+                {"name": "fedavg", "rounds": 2},
+                {"name": "fedavg", "rounds": 8, "warm_start": "analytic"},
+                {"name": "scaffold", "rounds": 3, "momentum": 0.0},
+            ]
+        ),
+        "evaluation": st.builds(
+            lambda test, cross: {"test_fraction": test, "validation_fraction": 0.3, "cross_site": cross},
+            st.sampled_from([0.2, 0.4]),
+            st.booleans(),
+        ),
+        "personalisation": st.sampled_from([None, {"epochs": 1}]),
+        "features": st.sampled_from([{"stages": "last"}, {"stages": "last", "views": 2}]),
+    }
+)
+asks = st.lists(
+    st.tuples(
+        st.sampled_from(KINDS), st.integers(0, 9), st.sampled_from(["validation", "test", "train"]), st.integers(1, 5)
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def request_of(asked, kind: str, number: int, part: str, heads: int) -> Packed:
+    if kind == "fit" and asked.job.method.name == "scaffold":
+        plain = asked.fit(number)
+        drift = {f"correction.{name}": np.zeros_like(plain.arrays[name]) for name in ("weight", "bias")}
+        return Packed({**plain.arrays, **drift}, plain.fields)
+    return {
+        "describe": asked.describe,
+        "initial": asked.about,
+        "statistics": asked.statistics,
+        "own": asked.statistics,
+        "fit": lambda: asked.fit(number),
+        "evaluate": lambda: asked.evaluate(part, heads, number),
+        "personalise": lambda: asked.personalise(part, number),
+    }[kind]()
+
+
+def may_be_answered(policy: dict, job, train: np.ndarray, patients: int) -> bool:
+    """The rules once more, in other words than `client/policy.py` has them."""
+    used = {job.method.name} | ({"analytic"} if job.method.warm_start == "analytic" else set())
+    return (
+        policy["approve"] == "auto"
+        and policy["allow_backbones"] in (None, ("squeezenet1_1",))
+        and "head" in policy["allow_tuning"]
+        and used <= set(policy["allow_methods"] or used)
+        and train.sum() >= policy["min_examples"]
+        and patients >= policy["min_patients"]
+        and all(images == 0 or images >= policy["min_count"] for images in train)
+        and job.method.rounds <= (policy["max_rounds"] or job.method.rounds)
+        and not policy["require_secure_aggregation"]
+    )
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(policies, jobs, asks)
+def test_what_is_answered_keeps_to_the_policy_whatever_it_is(
+    door, phantoms, hospital_with, requests_of, rules, choice, asked
+):
+    """And what is allowed is answered: a hospital that refuses everything would pass the first half."""
+    _, _, content = door
+    job = parse_job({**content, "name": "any", **choice})
+    lax = hospital_with(phantoms["hospital-a"])
+    requests = requests_of(job, lax)
+    described = lax.answer("describe", requests.describe())
+    train, patients = described.arrays["images"][0], int(described.arrays["patients"][0])
+    hospital = hospital_with(phantoms["hospital-a"], **rules)
+    for kind, number, part, heads in asked:
+        request = request_of(requests, kind, number, part, heads)
+        reply = hospital.answer(kind, request)
+        largest = max(sum(array.nbytes for array in one.arrays.values()) for one in (request, reply))
+        most = (rules["max_payload_mb"] or 1e9) * 1e6
+        if REFUSAL in reply.fields:
+            assert (set(reply.fields), dict(reply.arrays)) == ({REFUSAL}, {})
+            assert reply.fields[REFUSAL] in CODES - {"internal-error"}
+            unasked = lax.answer(kind, request)
+            if may_be_answered(rules, job, train, patients) and REFUSAL not in unasked.fields:
+                assert max(largest, sum(array.nbytes for array in unasked.arrays.values())) > most
+            continue
+        assert may_be_answered(rules, job, train, patients)
+        assert largest <= most
+        assert number <= job.method.rounds or kind not in ("fit", "evaluate", "personalise")
+        assert part != "train" or kind not in ("evaluate", "personalise")
+        base = rules["min_count"]
+        told = [reply.arrays[name] for name in ("confusion", "histograms", "patients") if name in reply.arrays]
+        told += [reply.arrays["calibration"][:, :2]] if "calibration" in reply.arrays else []
+        told += [reply.arrays["images"][1:]] if "images" in reply.arrays else []
+        told += [np.array([reply.fields[name]]) for name in ("decoded", "cached", "unreadable") if name in reply.fields]
+        assert all((one % base == 0).all() for one in told)
