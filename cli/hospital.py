@@ -15,6 +15,7 @@ from rich.table import Table
 
 from cli import ledger
 from cli.hospital_options import HERE, File, Format, Kit, hospital_file, is_json
+from common.errors import ConfigError
 
 if TYPE_CHECKING:
     from client.agent_status import AgentStatus
@@ -93,6 +94,10 @@ def health(kit: Kit = HERE, socket: Socket = None) -> None:
 def join(
     kit: Kit = HERE,
     socket: Socket = None,
+    agent: Annotated[
+        bool,
+        typer.Option("--agent/--no-agent", help="Start the agent too, or expect it on --socket, run by another user."),
+    ] = True,
     detach: Annotated[bool, typer.Option("--detach", help="Go on in the background; `stop` ends it.")] = False,
 ) -> None:
     """Keep this hospital connected: agent, SuperNode and courier, started again when they die. Ctrl-C ends it.
@@ -104,18 +109,23 @@ def join(
     from deploy.supervisor import start_detached, supervise
 
     settings = read_kit(kit)
-    processes = hospital_processes(kit, socket)
-    hospital_file(kit, None)
+    processes = hospital_processes(kit, socket, agent)
     console = Console()
-    if not without_network():
-        console.print(
-            "this machine does not let the agent give up the network (unshare --net): it is asked nothing over it, but "
-            "nothing takes it away either; containers do (docs/operations.md)",
-            style="yellow",
-        )
+    if agent:
+        source = hospital_file(kit, None).data.source
+        if not source.exists():
+            raise ConfigError(
+                f"{kit / 'hospital.yaml'}: data is {source}, which is not there; say where the images are"
+            )
+        if not without_network():
+            console.print(
+                "this machine does not let the agent give up the network (unshare --net): it is asked nothing over it, but "
+                "nothing takes it away either; containers do (docs/operations.md)",
+                style="yellow",
+            )
     console.print(f"{settings.hospital} joins '{settings.federation}' at {settings.address}", highlight=False)
     if detach:
-        where = ["--socket", str(socket)] if socket else []
+        where = [*(["--socket", str(socket)] if socket else []), *([] if agent else ["--no-agent"])]
         command = [sys.executable, "-m", "cli.main", "hospital", "join", "--kit", str(kit.resolve()), *where]
         start_detached(command, run_folder(kit))
         console.print(f"connected; to look: consilium hospital status --kit {shlex.quote(str(kit))}", soft_wrap=True)

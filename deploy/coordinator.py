@@ -16,7 +16,7 @@ from deploy.federation import Federation
 from deploy.flower import Flower
 from deploy.gateway import check_config, command, gateway_of, write_config
 from deploy.health import is_healthy, is_port_taken
-from deploy.processes import flower_environment, tool
+from deploy.processes import executor_secret, flower_environment, tool
 from deploy.registration import Registering
 from deploy.supervisor import Process, State, supervise
 
@@ -89,6 +89,7 @@ def processes(federation: Federation) -> list[Process]:
     if problem := check_config(config):
         raise ConfigError(f"the gateway cannot run: {problem}")
     starting = Registering(federation, flower_of(federation))
+    secret = executor_secret(federation.state / "executor.secret")
     return [
         Process(
             SUPERLINK,
@@ -97,7 +98,7 @@ def processes(federation: Federation) -> list[Process]:
                 *("--ssl-ca-certfile", str(certificates / CA)),
                 *("--ssl-certfile", str(certificates / SERVER), "--ssl-keyfile", str(certificates / SERVER_KEY)),
                 *("--enable-supernode-auth", "--host", superlink[0], "--port", str(superlink[1])),
-                *("--database", str(federation.state / "superlink.db"), "--isolation", "process"),
+                *("--database", str(federation.state / "superlink.db"), "--isolation", "process", *secret),
                 "--disable-runtime-dependency-installation",
             ],
             flower_environment(federation.flower_home(SUPERLINK)),
@@ -109,7 +110,7 @@ def processes(federation: Federation) -> list[Process]:
             [
                 tool("flower-superexec"),
                 *("--root-certificates", str(federation.ca)),
-                *("--runtime-api-address", f"{superlink[0]}:{superlink[1]}"),
+                *("--runtime-api-address", f"{superlink[0]}:{superlink[1]}", *secret),
             ],
             flower_environment(federation.flower_home(EXECUTOR)),
             federation.folder,

@@ -12,7 +12,7 @@ from pathlib import Path
 from client.agent_socket import is_serving, require_usable
 from common.errors import ConfigError
 from deploy.kit import CA, HOSPITAL, NODE_KEY, read_kit
-from deploy.processes import flower_environment, free_port, tool
+from deploy.processes import executor_secret, flower_environment, free_port, tool
 from deploy.supervisor import Process, log_path
 
 RUN, SOCKET = "run", "agent.sock"
@@ -44,8 +44,10 @@ def socket_path(kit: Path) -> Path:
     return run_folder(kit) / SOCKET
 
 
-def hospital_processes(kit: Path, at: Path | None = None) -> list[Process]:
+def hospital_processes(kit: Path, at: Path | None = None, with_agent: bool = True) -> list[Process]:
     """What `consilium hospital join` keeps running. at: another socket than that in the kit's folder.
+
+    with_agent: False where the agent runs by itself, as another user: then the courier cannot read what it may read.
 
     Raises:
         ConfigError: the kit is not complete, or the socket's path is too long.
@@ -57,18 +59,19 @@ def hospital_processes(kit: Path, at: Path | None = None) -> list[Process]:
     if not key.is_file():
         raise ConfigError(f"{key} is not there; make this hospital's key first: consilium hospital keygen --kit {kit}")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    port = free_port()
+    port, secret = free_port(), executor_secret(folder / "executor.secret")
     environment = flower_environment(folder / "flower")
     agent = [*without_network(), tool("consilium"), "hospital", "serve", "--file", str(file), "--socket", str(path)]
     node = [
         tool("flower-supernode"),
         *("--root-certificates", str(kit / CA), "--superlink", settings.address),
-        *("--auth-supernode-private-key", str(key), "--isolation", "process"),
+        *("--auth-supernode-private-key", str(key), "--isolation", "process", *secret),
         *("--host", "127.0.0.1", "--port", str(port), "--node-config", f'agent-socket="{path}"'),
     ]
-    courier = [tool("flower-superexec"), "--insecure", "--runtime-api-address", f"127.0.0.1:{port}"]
+    courier = [tool("flower-superexec"), "--insecure", "--runtime-api-address", f"127.0.0.1:{port}", *secret]
+    own = [Process("agent", agent, environment, kit, ready=lambda: is_serving(path))] if with_agent else []
     return [
-        Process("agent", agent, environment, kit, ready=lambda: is_serving(path)),
+        *own,
         # It exits when the coordinator does not know its key, or is not there: both may change, so it tries for ever.
         Process(
             "supernode",
@@ -76,7 +79,7 @@ def hospital_processes(kit: Path, at: Path | None = None) -> list[Process]:
             environment,
             folder,
             _accepted(log_path(folder, "supernode")),
-            ("agent",),
+            tuple(one.name for one in own),
             give_up_after=None,
         ),
         Process("courier", courier, environment, folder, after=("supernode",), give_up_after=None),
@@ -95,9 +98,14 @@ def without_network() -> list[str]:
 
 
 def trouble(kit: Path) -> str | None:
-    """Why the SuperNode does not connect, from its log, in words; None if nothing is known."""
+    """Why the SuperNode does not connect, from its log, in words; None before it has said anything."""
     words = _last_words(log_path(run_folder(kit), "supernode"))
-    return next((why for sign, why in _SIGNS if sign in words), None)
+    if not words:
+        return None
+    return next(
+        (why for sign, why in _SIGNS if sign in words),
+        "no answer from the coordinator: consilium hospital doctor says more",
+    )
 
 
 def _last_words(path: Path) -> str:

@@ -1,9 +1,12 @@
 """What every process of Flower that is started here gets: the right commands, and an environment in which nothing phones home."""
 
 import os
+import secrets
 import socket
 import sys
 from pathlib import Path
+
+from common.artifact import write_atomically
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -36,3 +39,13 @@ def flower_environment(flwr_home: Path) -> dict[str, str]:
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     spared = ",".join([*filter(None, given.split(",")), *_OWN])
     return {**os.environ, **QUIET, "FLWR_HOME": str(flwr_home), "PATH": path, "NO_PROXY": spared, "no_proxy": spared}
+
+
+def executor_secret(path: Path) -> list[str]:
+    """Options by which Flower's server or node knows its own executor: no other program of this machine may take its work.
+
+    The secret is made at `path` (mode 0600) if it is not there.
+    """
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(32), 0o600)
+    return ["--superexec-auth-secret-file", str(path)]

@@ -88,7 +88,8 @@ def note_failure(folder: Path, error: BaseException) -> None:
     if isinstance(error, ConsiliumError):
         text, code = str(error), error.exit_code
     else:
-        text, code = str(error) or "interrupted", 1 if isinstance(error, Exception) else 130
+        ended = not isinstance(error, Exception)
+        text, code = "the process was told to end" if ended else str(error) or "no reason given", 130 if ended else 1
     found = {
         "error": text,
         "kind": type(error).__name__,

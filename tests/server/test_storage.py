@@ -151,7 +151,7 @@ def test_a_lock_is_held_once_in_a_process_too(tmp_path):
     [
         (FederationError("no quorum"), {"error": "no quorum", "kind": "FederationError", "exit_code": 6}),
         (ZeroDivisionError("by zero"), {"error": "by zero", "kind": "ZeroDivisionError", "exit_code": 1}),
-        (KeyboardInterrupt(), {"error": "interrupted", "kind": "KeyboardInterrupt", "exit_code": 130}),
+        (KeyboardInterrupt(), {"error": "the process was told to end", "kind": "KeyboardInterrupt", "exit_code": 130}),
     ],
 )
 def test_a_failure_is_left_for_programs(error, found, tmp_path):
