@@ -115,6 +115,7 @@ def test_every_mask_has_a_key_of_its_own() -> None:
         self_mask_key(SEED, b"\x01" * 32, 0),
         self_mask_key(CONTEXT, CONTEXT, 0),
     ]
+    keys.append(pair_mask_key(SEED, b"\x01" * 32, 0, 1))
     assert len(set(keys)) == len(keys)
     assert pair_mask_key(SEED, CONTEXT, 1, 2) == pair_mask_key(SEED, CONTEXT, 2, 1)
     assert pair_sign(1, 2) + pair_sign(2, 1) == 0

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.secure_sum.errors import SecureSumError
+from common.secure_sum.messages import SignedKeys, context_of
 from common.secure_sum.terms import Terms, default_threshold, least_threshold, tolerated_colluders
 from tests.common.secure_sum.sessions import SUBJECT, roster
 
@@ -73,3 +74,11 @@ def test_the_digest_tells_all_terms_and_parts_apart() -> None:
     digests = [one.digest() for one in (terms, *others)]
     digests += [terms.digest(*parts) for parts in ((b"",), (b"ab",), (b"a", b"b"), (b"b", b"a"))]
     assert all(one != other for one, other in itertools.combinations(digests, 2))
+
+
+def test_the_context_is_of_all_that_a_hospital_is_told() -> None:
+    terms, keys = SUBJECT.terms(roster(5), 5), [SignedKeys(name, b"e", b"m", b"c", b"s") for name in ("h00", "h01")]
+    told = [[replace(keys[0], **{name: b"x"}), keys[1]] for name in ("encryption", "mask", "commitment", "signature")]
+    told += [keys, keys[:1], keys[::-1], [replace(keys[0], hospital="h02"), keys[1]]]
+    assert len({context_of(terms, one) for one in told}) == len(told)
+    assert context_of(replace(terms, purpose="fit:1"), keys) != context_of(terms, keys)
