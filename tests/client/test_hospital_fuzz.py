@@ -134,21 +134,32 @@ def test_numbers_at_the_end_of_their_range_are_answered_or_refused(door):
 
 # ------------------------------------------------------------------------------------- any policy, and any well-formed request
 
-policies = st.fixed_dictionaries(
-    {
-        "approve": st.sampled_from(["auto", "auto", "auto", "manual"]),
-        "allow_backbones": st.sampled_from(
-            [None, None, ("squeezenet1_1",), ("resnet50",), (f"squeezenet1_1@{'0' * 64}",)]
-        ),
-        "allow_tuning": st.sampled_from([("head",), ("head",), ("head", "full"), ()]),
-        "allow_methods": st.sampled_from([None, None, ("analytic",), ("fedavg",), ("analytic", "fedavg", "scaffold")]),
-        "min_examples": st.integers(1, 40),
-        "min_patients": st.integers(1, 40),
-        "min_count": st.integers(1, 6),
-        "max_rounds": st.sampled_from([None, 1, 3, 20]),
-        "max_payload_mb": st.sampled_from([None, 256.0, 1.0, 0.02, 0.001]),
-        "require_secure_aggregation": st.sampled_from([False, False, False, True]),
-    }
+LAX = {
+    "approve": "auto",
+    "allow_backbones": None,
+    "allow_tuning": ("head",),
+    "allow_methods": None,
+    "min_examples": 1,
+    "min_patients": 1,
+    "min_count": 1,
+    "max_rounds": None,
+    "max_payload_mb": None,
+    "require_secure_aggregation": False,
+}
+RULES = {
+    "approve": st.just("manual"),
+    "allow_backbones": st.sampled_from([("squeezenet1_1",), ("resnet50",), (f"squeezenet1_1@{'0' * 64}",)]),
+    "allow_tuning": st.sampled_from([("head", "full"), ()]),
+    "allow_methods": st.sampled_from([("analytic",), ("fedavg",), ("analytic", "fedavg", "scaffold")]),
+    "min_examples": st.integers(1, 40),
+    "min_patients": st.integers(1, 40),
+    "min_count": st.integers(2, 6),
+    "max_rounds": st.sampled_from([1, 3, 20]),
+    "max_payload_mb": st.sampled_from([256.0, 1.0, 0.02, 0.001]),
+    "require_secure_aggregation": st.just(True),
+}
+policies = st.sets(st.sampled_from(list(RULES)), max_size=3).flatmap(
+    lambda keys: st.fixed_dictionaries({key: RULES[key] if key in keys else st.just(LAX[key]) for key in LAX})
 )
 jobs = st.fixed_dictionaries(
     {
@@ -169,13 +180,9 @@ jobs = st.fixed_dictionaries(
         "features": st.sampled_from([{"stages": "last"}, {"stages": "last", "views": 2}]),
     }
 )
-asks = st.lists(
-    st.tuples(
-        st.sampled_from(KINDS), st.integers(0, 9), st.sampled_from(["validation", "test", "train"]), st.integers(1, 5)
-    ),
-    min_size=1,
-    max_size=4,
-)
+numbers = st.sampled_from([1, 1, 1, 0, 2, 9])
+parts = st.sampled_from(["validation", "test", "test", "train"])
+asks = st.lists(st.tuples(st.sampled_from(KINDS[::-1]), numbers, parts, st.integers(1, 5)), min_size=3, max_size=6)
 
 
 def request_of(asked, kind: str, number: int, part: str, heads: int) -> Packed:
