@@ -38,7 +38,7 @@ def chain_problems(found: Sequence[Entry | None]) -> list[Problem]:
             changed += 1
             continue
         # Lines that were changed stand for at most so many entries.
-        gone = range(highest + 1, entry.seq - changed)
+        gone = range(highest + changed + 1, entry.seq)
         if entry.seq <= highest or any(seq in gone for seq in hashes):
             expected = f"entry {highest + 1}" if not changed else f"an entry above {highest}"
             problems.append(Problem(line, "out of order", f"out of order: expected {expected}, got entry {entry.seq}"))

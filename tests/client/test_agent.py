@@ -20,6 +20,7 @@ from client.agent_socket import SERVICE, held, is_serving
 from client.agent_status import read_status
 from client.courier import ask_agent
 from client.hospital import Hospital
+from client.ledger_reading import read_ledger
 from client.proto import agent_pb2, agent_pb2_grpc
 from client.proto.convert import METHODS, to_request
 from common.errors import Refusal
@@ -297,6 +298,9 @@ def test_an_agent_is_killed_starts_again_and_stops(start, path, tmp_path, job):
     third.send_signal(signal.SIGTERM)
     assert third.wait(30) == 0
     assert not path.exists()
+    ledger = read_ledger(tmp_path / "state")
+    assert (ledger.problems, ledger.note) == ([], None)
+    assert [one.kind for one in ledger.entries if one.decision == "sent"] == ["describe"] * 2
     assert read_status(tmp_path / "state").state == "stopped"
 
 
