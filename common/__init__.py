@@ -1,1 +1,4 @@
-"""The vocabulary and the contract: what coordinator and hospitals both know. No torch, no PIL; flwr only in flower_records.py."""
+"""The vocabulary and the contract: what coordinator and hospitals both know. No torch, no PIL.
+
+flwr is imported by flower_records.py and secure_sum/primitives.py only.
+"""
