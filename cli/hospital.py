@@ -20,6 +20,7 @@ from common.errors import ConfigError
 if TYPE_CHECKING:
     from client.agent_status import AgentStatus
     from client.hospital_file import HospitalFile
+    from client.policy import Policy
     from common.job import Job
     from deploy.supervisor_state import State
 
@@ -248,7 +249,7 @@ def approve(
     own = hospital_file(kit, file)
     approvals = Approvals(own.state_folder)
     chosen = _job(job, approvals.find)
-    _show(chosen)
+    _show(chosen, own.policy)
     if own.policy.approve == "auto":
         typer.echo("policy.approve is auto: this hospital answers every job, approved or not")
     if not yes:
@@ -283,7 +284,7 @@ def _job(text: str, find: "Callable[[str], Job]") -> "Job":
     return load_job(Path(text)) if Path(text).suffix in (".yaml", ".yml", ".json") else find(text)
 
 
-def _show(job: "Job") -> None:
+def _show(job: "Job", policy: "Policy") -> None:
     import yaml
 
     from client.job_in_words import in_words
@@ -292,7 +293,7 @@ def _show(job: "Job") -> None:
     table = Table(box=None, show_header=False, title=f"{job.name}  {job.job_id}", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    for heading, words in in_words(job):
+    for heading, words in in_words(job, policy):
         table.add_row(heading, words)
     console.print(table)
     console.print("\nin full:", style="bold")

@@ -1,14 +1,16 @@
 """A job in plain words, for the person at the hospital who approves it: what is trained, what leaves, how often."""
 
+from client.policy import Policy, require_policy
 from common.backbones import backbone_row
+from common.errors import Refusal
 from common.job import Job
 from common.wire import ASKED_BY, REPLIES, bytes_of, dimensions
 
 Line = tuple[str, str]
 
 
-def in_words(job: Job) -> list[Line]:
-    """A heading and a sentence for each thing worth knowing before a job is approved."""
+def in_words(job: Job, policy: Policy) -> list[Line]:
+    """A heading and a sentence for each thing worth knowing before a job is approved, at a hospital of this policy."""
     return [
         ("the task", f"tell apart {', '.join(job.classes)} ({job.modality})"),
         ("the network", _network(job)),
@@ -18,6 +20,7 @@ def in_words(job: Job) -> list[Line]:
         ("protection", _protection(job)),
         ("your patients", _parts(job)),
         ("taking part", _quorum(job)),
+        ("your policy", _policy(job, policy)),
     ]
 
 
@@ -70,6 +73,18 @@ def _parts(job: Job) -> str:
 
 def _quorum(job: Job) -> str:
     return f"a round needs {job.quorum.min_hospitals} hospitals; each has {job.quorum.deadline_s:g} s to answer"
+
+
+def _policy(job: Job, policy: Policy) -> str:
+    try:
+        require_policy(policy, job)
+    except Refusal as refusal:
+        return f"DECLINES it, approved or not: {refusal}"
+    counts = "exact" if policy.min_count == 1 else f"multiples of {policy.min_count}"
+    return (
+        f"allows it, with {policy.min_examples} training images of {policy.min_patients} patients or more; counts of validation "
+        f"and test patients are {counts}"
+    )
 
 
 def _size(kind: str, job: Job) -> str:

@@ -4,9 +4,8 @@
 2. For each head and true class the images are put in an order, and each b in a row are told as b times one of them. Which
    one, the first to the b-th, is drawn by the key for each b in a row, once and for ever. Cumulative counts are so rounded up or
    down to multiples of b, on average to what they are: random rounding with fixed draws, controlled to add up (Cox 1987, JASA
-   82:520).
-   The orders: by predicted class and the confidence in it (confusion matrix, calibration), and by the score of each class
-   (histograms). With two classes they are one and the same order.
+   82:520). The orders (`client/rounding.py`): by predicted class and the confidence in it (confusion matrix, calibration), and by
+   the score of each class (histograms). With two classes they are one and the same order.
 3. All else is worked out from what 2. told: marginals, totals over classes, sums of confidence and of losses. A sum of exact
    numbers would give away the ratio of two exact counts, to many digits.
 
@@ -24,14 +23,15 @@ What holds: whoever lacks the key cannot tell a count of 0 from any below b, nor
 What does not hold: a coordinator that makes heads for the purpose learns from many of them. A jump between two almost equal heads
 is the score of some image. Averages over many unlike heads, held against what is known of the distribution of features, narrow
 the draws, and then the counts. Updates, and the sums of the closed form, are no counts: they are exact sums over training images,
-and an update says how many of them a head gets wrong. Against that stand secure aggregation, noise, `allow_methods: [analytic]`,
-and reading a job before it is approved.
+and an update says how many of them a head gets wrong. Two jobs that part the patients in other ways have other training images,
+and the difference of their exact numbers may be small; so may that of one job before and after images are added. Against all that
+stand secure aggregation, noise, `allow_methods: [analytic]`, and reading a job before it is approved.
 
 How far off: a cumulative count by at most b - 1, so with S counted images of a class the AUROC of class c by at most
 (b - 1) (1 / S_c + (C - 1) / S_others), with two classes sensitivity and specificity by (b - 1) / S; over the draws the mean is
 right. Sums of losses and of confidence are off by the width of a score bin besides.
 
-Letters: N examples, C classes, B = `SCORE_BINS`, b base.
+Letters: N examples, C classes, b base.
 """
 
 import functools
@@ -45,20 +45,11 @@ import numpy as np
 import numpy.typing as npt
 
 from client.records import Record
+from client.rounding import rounded_counts
 from common.artifact import write_atomically
 from common.errors import DataError
 from common.messages import Description
-from common.metrics import (
-    CALIBRATION_BINS,
-    FIXED_POINT,
-    LOSS_LIMIT,
-    SCORE_BINS,
-    ClassificationCounts,
-    Float64,
-    Int64,
-    score_bin,
-    score_centres,
-)
+from common.metrics import ClassificationCounts, Float64, Int64
 
 KEY_FILE = "suppression.key"
 _KEY_BYTES = 32
@@ -117,7 +108,7 @@ class Suppression:
             for label, name in enumerate(self.classes)
             if number[label]
         }
-        return suppressed_count(probabilities, labels, told, self.base)
+        return rounded_counts(probabilities, labels, told, self.base)
 
 
 def hospital_key(state: Path) -> bytes:
@@ -152,70 +143,3 @@ def told_ranks(key: bytes, base: int, part: str, name: str, number: int) -> Int6
 def _draw(key: bytes, *what: str) -> bytes:
     # surrogateescape: a file name need not be UTF-8.
     return hashlib.sha256(key + "\n".join(what).encode("utf-8", "surrogateescape")).digest()
-
-
-def rounded(counts: Int64, told: Int64, base: int) -> Int64:
-    """Counts (..., n) along an order, as `base` times the number of the ranks in `told` that fall on each."""
-    passed = np.searchsorted(told, counts.cumsum(axis=-1), side="right")
-    return np.asarray(base * np.diff(passed, axis=-1, prepend=0), np.int64)
-
-
-def suppressed_count(probabilities: Float64, labels: Int64, told: dict[int, Int64], base: int) -> ClassificationCounts:
-    """Counts of probabilities (N, C) against labels (N,); told: by label the ranks that are told."""
-    classes = probabilities.shape[1]
-    counts = ClassificationCounts.zeros(classes)
-    bins = score_bin(probabilities)
-    predicted = probabilities.argmax(axis=1)
-    top = np.take_along_axis(bins, predicted[:, None], axis=1)[:, 0]
-    correct, wrong = np.zeros((2, SCORE_BINS), np.int64)
-    for label, ranks in told.items():
-        rows = labels == label
-        found = rounded(_by_prediction(predicted[rows], top[rows], classes), ranks, base).reshape(classes, SCORE_BINS)
-        found[0] = found[0, ::-1].copy()
-        counts.confusion[label] = found.sum(axis=1)
-        correct += found[label]
-        wrong += found.sum(axis=0) - found[label]
-        scores = np.zeros((classes, SCORE_BINS), np.int64)
-        np.add.at(scores, (np.arange(classes), bins[rows]), 1)
-        # The first class from the top: with two classes that is the order of the other one from the bottom.
-        scores[0] = rounded(scores[0, ::-1], ranks, base)[::-1]
-        scores[1:] = rounded(scores[1:], ranks, base)
-        counts.histograms[np.arange(classes), (np.arange(classes) == label).astype(int)] += scores
-    _add_calibration(counts, correct, wrong)
-    _add_losses(counts)
-    return counts
-
-
-def _by_prediction(predicted: Int64, top: Int64, classes: int) -> Int64:
-    """Examples of one class by predicted class and bin of the confidence in it (C x B,).
-
-    Confidence in the first class falls along the order: with two classes the score of the second rises all the way.
-    """
-    places = np.where(predicted == 0, SCORE_BINS - 1 - top, predicted * SCORE_BINS + top)
-    return np.asarray(np.bincount(places, minlength=classes * SCORE_BINS), np.int64)
-
-
-def _add_calibration(counts: ClassificationCounts, correct: Int64, wrong: Int64) -> None:
-    """From examples by bin of confidence (B,), each taken to have the confidence in the middle of its bin."""
-    confidence = score_centres()
-    bucket = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    np.add.at(counts.calibration[0], bucket, correct + wrong)
-    np.add.at(counts.calibration[1], bucket, correct)
-    np.add.at(counts.calibration[2], bucket, (correct + wrong) * np.floor(confidence * FIXED_POINT).astype(np.int64))
-
-
-def _add_losses(counts: ClassificationCounts) -> None:
-    """Both losses are sums over classes of functions of one score, so the histograms give them."""
-    score = score_centres()
-    others, own = counts.histograms.sum(axis=0)
-    brier = (others * score**2 + own * (1.0 - score) ** 2).sum()
-    log_loss = (own * np.minimum(-np.log(np.maximum(score, 1e-300)), LOSS_LIMIT)).sum()
-    counts.losses[0] = int(min(brier, 2.0 * counts.n) * FIXED_POINT)
-    counts.losses[1] = int(log_loss * FIXED_POINT)
-
-
-def auroc_bound(counts: ClassificationCounts, label: int, base: int) -> float:
-    """How far the AUROC of a class may be from that of the exact counts of the same images."""
-    own = int(counts.support[label])
-    others = counts.n - own
-    return (base - 1) * (1 / own + (counts.classes - 1) / others) if own and others else 0.0

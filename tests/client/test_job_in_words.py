@@ -1,11 +1,12 @@
 import pytest
 
 from client.job_in_words import in_words
+from client.policy import Policy
 from common.wire import ASKED_BY
 
 
-def words(job) -> dict[str, str]:
-    return dict(in_words(job))
+def words(job, **policy) -> dict[str, str]:
+    return dict(in_words(job, Policy(**policy)))
 
 
 def test_sizes_are_those_of_the_messages(job, requests_of, hospital_with, phantoms):
@@ -51,3 +52,13 @@ def test_every_kind_of_request_is_in_what_leaves(job):
     told = {"describe", "statistics", "fit", "evaluate", "own"}
     the_same = {"initial": "the pretrained arrays, which everybody has", "personalise": "counts"}
     assert told | set(the_same) == set(ASKED_BY)
+
+
+def test_what_the_policy_says_of_it(job):
+    allowed = words(job(), min_examples=50, min_patients=20, min_count=5)["your policy"]
+    assert "allows it, with 50 training images of 20 patients" in allowed
+    assert "multiples of 5" in allowed
+    assert "are exact" in words(job())["your policy"]
+    declined = words(job(), allow_methods=("analytic",), max_rounds=1)["your policy"]
+    assert declined.startswith("DECLINES it")
+    assert "policy.max_rounds is 1" in declined

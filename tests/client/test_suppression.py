@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from client.hospital import Hospital
 from client.policy import OF_SIMULATIONS
 from client.records import Record
-from client.suppression import KEY_FILE, Suppression, auroc_bound, hospital_key, rounded, suppressed_count, told_ranks
+from client.rounding import auroc_bound, rounded, rounded_counts
+from client.suppression import KEY_FILE, Suppression, hospital_key, told_ranks
 from common.errors import DataError
 from common.head import softmax
 from common.messages import Description, pack_heads, unpack_counts
@@ -65,7 +66,7 @@ def test_over_the_draws_a_rounded_count_is_right_in_the_mean():
 def test_counts_by_hand():
     """Scores of the second class; of ten images the second and the ninth in order are told, five times each."""
     scores = np.array([0.1, 0.2, 0.3, 0.4, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95])
-    found = suppressed_count(np.stack([1 - scores, scores], 1), np.ones(10, np.int64), {1: np.array([2, 9])}, 5)
+    found = rounded_counts(np.stack([1 - scores, scores], 1), np.ones(10, np.int64), {1: np.array([2, 9])}, 5)
     assert found.confusion.tolist() == [[0, 0], [5, 5]]
     assert np.flatnonzero(found.histograms[1, 1]).tolist() == score_bin(np.array([0.2, 0.9])).tolist()
     assert found.histograms[1, 1].max() == 5
@@ -204,7 +205,7 @@ def test_64_nearly_equal_heads_do_not_say_how_many_lie_below_the_threshold(base)
     for below, (scores, ranks) in worlds(base).items():
         assert (scores < 0).sum() == below
         heads = ladder(scores, 0.0)
-        suppressed.add(b"".join(everything(suppressed_count(one, labels, {1: ranks}, base)) for one in heads))
+        suppressed.add(b"".join(everything(rounded_counts(one, labels, {1: ranks}, base)) for one in heads))
         exact.add(b"".join(everything(count(one, labels)) for one in heads))
     assert (len(suppressed), len(exact)) == (1, 2 * base - 1)
 
@@ -231,7 +232,7 @@ def test_where_an_answer_jumps_any_number_may_lie_below():
     for rank in range(1, base + 1):
         scores = np.array([-3.0] * (rank - 1) + [0.0] + [3.0] * (base - rank))
         heads = ladder(scores, 0.0)
-        seen.add(b"".join(everything(suppressed_count(one, labels, {1: np.array([rank])}, base)) for one in heads))
+        seen.add(b"".join(everything(rounded_counts(one, labels, {1: np.array([rank])}, base)) for one in heads))
     assert len(seen) == 1
 
 
@@ -263,7 +264,7 @@ def test_sums_of_losses_and_confidence_follow_from_the_other_counts():
     for certain in range(2, 7):  # the fourth and the ninth from below are among both kinds in the same way
         scores = np.sort(np.repeat(sure, [certain, 10 - certain]))
         probabilities, labels = np.stack([1 - scores, scores], 1), np.ones(10, np.int64)
-        same.add(everything(suppressed_count(probabilities, labels, ranks, base)))
+        same.add(everything(rounded_counts(probabilities, labels, ranks, base)))
         different.add(everything(count(probabilities, labels)))
     assert (len(same), len(different)) == (1, 5)
 

@@ -10,7 +10,8 @@ import pytest
 
 from client import policy as module
 from client.phantom import make_phantoms
-from client.suppression import KEY_FILE, auroc_bound
+from client.rounding import auroc_bound
+from client.suppression import KEY_FILE
 from common.metrics import ClassificationCounts, derive
 from simulation.run import simulate
 
