@@ -28,13 +28,16 @@ from common.head import Float32, Float64, Head
 from common.metrics import Int64
 from common.sums import Sums
 
+SPREAD = 0.4
+"""What centred features are divided by: about their root mean square distance from the centre, so that most have norm 1."""
+
 PROJECTED = 256
 """R where the features are more: the noise has S² / 2 numbers, the signal does not."""
 
 _CONSTANT = 0.2
 """k, the last number of f."""
 
-_RIDGE = 0.25
+RIDGE = 0.25
 """Of sigma sqrt(2 S), the largest eigenvalue of the noise."""
 
 _LEAST_RIDGE = 0.01
@@ -80,7 +83,7 @@ class _Moments:
     offsets: Float64
 
 
-def solve(noised: Float64, classes: int, sigma: float) -> Head:
+def solve(noised: Float64, classes: int, sigma: float, ridge: float = RIDGE) -> Head:
     """The head on projected features (C, R) from the noised sums (T + S C,) of all hospitals; sigma: the noise they have, or 0.
 
     Raises:
@@ -89,8 +92,8 @@ def solve(noised: Float64, classes: int, sigma: float) -> Head:
     moments = _moments(noised, classes, sigma)
     values, vectors = np.linalg.eigh(moments.scatter)
     width = len(values) + 1
-    ridge = _RIDGE * sigma * np.sqrt(2.0 * width) + _LEAST_RIDGE * moments.n / width
-    values = np.maximum(values, 0.0) + ridge
+    added = ridge * sigma * np.sqrt(2.0 * width) + _LEAST_RIDGE * moments.n / width
+    values = np.maximum(values, 0.0) + added
     right = moments.offsets * moments.numbers
     weight = vectors @ ((vectors.T @ right) / values[:, None])
     # In the C - 1 directions in which classes can differ, as in `common.ridge`.

@@ -4,7 +4,8 @@
     centre    <- mean over all patients, with noise: one release, which also says how many patients there are
     head      <- trained on (x - centre) / spread, and linear in x, so `Standardisation.fold` takes the centre in
 
-The spread is a constant: a measured one would have to be released too, and gains nothing, as clipping is done afterwards.
+The spread is a constant of the way to the head (`noisy_sums.SPREAD`, `Descent.spread`): a measured one would have to be
+released too. Any constant is as private, since what a patient adds is bounded afterwards.
 
 Letters: N examples, D features, P patients.
 """
@@ -16,9 +17,6 @@ import numpy as np
 from common.backbones import FeatureBlock
 from common.dp.per_patient import Patients, within
 from common.head import Float32, Float64, Standardisation
-
-SPREAD = 0.4
-"""Of normalised features around their mean, about the root mean square distance; any constant is as private."""
 
 COUNT_PART = 0.3
 """Of the unit length of a patient's contribution to the centre, given to the number of patients."""
@@ -54,10 +52,10 @@ def centre_sums(features: Float32, patients: Patients) -> Float64:
     return sums
 
 
-def centre_of(noised: Float64) -> tuple[Standardisation, float]:
+def centre_of(noised: Float64, spread: float) -> tuple[Standardisation, float]:
     """The standardisation by the noised sums (D + 1,) of all hospitals, and about how many patients there are (at least 1)."""
     patients = max(1.0, float(noised[-1]) / COUNT_PART)
     mean = noised[:-1] / np.sqrt(1.0 - COUNT_PART**2) / patients
     # A mean of vectors of norm 1 is no longer than they are: a longer one is noise.
     mean = within(mean, 1.0)
-    return Standardisation(mean.astype(np.float16), np.full(len(mean), SPREAD, np.float16)), patients
+    return Standardisation(mean.astype(np.float16), np.full(len(mean), spread, np.float16)), patients

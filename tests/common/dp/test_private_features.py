@@ -3,7 +3,7 @@ import pytest
 
 from common.backbones import FeatureBlock
 from common.dp.per_patient import Patients
-from common.dp.private_features import COUNT_PART, SENSITIVITY, SPREAD, centre_of, centre_sums, stage_normalised
+from common.dp.private_features import COUNT_PART, SENSITIVITY, centre_of, centre_sums, stage_normalised
 
 BLOCKS = (FeatureBlock("one", "mean", 0, 2), FeatureBlock("two", "mean", 2, 4))
 
@@ -26,13 +26,13 @@ def test_a_patient_moves_the_sums_by_at_most_the_sensitivity_whatever_the_featur
 
 def test_without_noise_it_is_the_mean_over_patients() -> None:
     features = np.array([[0.2, 0.0], [0.6, 0.0], [0.0, 0.5]], np.float32)
-    standardisation, patients = centre_of(centre_sums(features, Patients.of(["a", "a", "b"])))
+    standardisation, patients = centre_of(centre_sums(features, Patients.of(["a", "a", "b"])), 0.5)
     assert patients == pytest.approx(2.0)
     assert standardisation.mean == pytest.approx(np.array([0.2, 0.25]), abs=1e-3)
-    assert standardisation.scale.tolist() == [np.float16(SPREAD)] * 2
+    assert standardisation.scale.tolist() == [0.5] * 2
 
 
 def test_nothing_but_noise_still_is_a_standardisation() -> None:
-    standardisation, patients = centre_of(np.array([500.0, -300.0, -40.0 * COUNT_PART]))
+    standardisation, patients = centre_of(np.array([500.0, -300.0, -40.0 * COUNT_PART]), 0.4)
     assert patients == 1.0
     assert np.linalg.norm(standardisation.mean.astype(float)) <= 1.001
