@@ -130,6 +130,29 @@ def test_compose_files_are_clean(files: tuple[str, ...]) -> None:
     docker("compose", "--profile", "*", *chosen, "config", "--quiet", **EXAMPLE)
 
 
+@pytest.mark.parametrize("file", ["docker-compose.yml", "deploy/hospital.compose.yml"])
+def test_a_supernode_listens_for_its_courier_alone(file: str) -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("no docker command")
+    found = json.loads(docker("compose", "--file", file, "config", "--format", "json", **EXAMPLE))
+    services = found["services"]
+    # As a service's name, it would be known in the network that leads to the coordinator, too.
+    assert "runtime" not in services
+    for name, service in services.items():
+        known_in = {
+            net for net, one in service.get("networks", {}).items() if "runtime" in ((one or {}).get("aliases") or ())
+        }
+        if name.startswith("supernode"):
+            (network,) = known_in
+            assert found["networks"][network]["internal"]
+            assert {other for other, one in services.items() if network in one.get("networks", {})} == {
+                name,
+                name.replace("supernode", "courier"),
+            }
+        else:
+            assert not known_in
+
+
 def test_the_federation_trains(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     members = json.dumps(summary)
