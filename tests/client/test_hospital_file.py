@@ -85,7 +85,9 @@ def test_rules_that_cannot_be_enforced_are_refused(load):
 
 
 def test_rules_that_ask_for_nothing_are_no_rules(load):
-    policy = load("name: st-marys\ndata: {folder: /data}\npolicy: {max_epsilon: null, max_rounds: null, min_count: 1}\n").policy
+    policy = load(
+        "name: st-marys\ndata: {folder: /data}\npolicy: {max_epsilon: null, max_rounds: null, min_count: 1}\n"
+    ).policy
     assert (policy.max_epsilon, policy.max_rounds, policy.min_count) == (None, None, 1)
 
 
