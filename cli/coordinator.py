@@ -1,6 +1,5 @@
 """consilium coordinator: the side of a federation that sees no patient."""
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +33,7 @@ def up(
     """Keep the coordinator running: SuperLink, executor and gateway, started again when they die. Ctrl-C ends it."""
     from deploy.coordinator import up as run
     from deploy.federation import load
+    from deploy.processes import tool
     from deploy.supervisor import start_detached
 
     federation = load(folder)
@@ -41,7 +41,7 @@ def up(
     console = Console()
     where = f"'{settings.name}' is up; hospitals connect to {settings.host}:{settings.port}"
     if detach:
-        command = [sys.executable, "-m", "cli.main", "coordinator", "up", "--folder", str(federation.folder)]
+        command = [tool("consilium"), "coordinator", "up", "--folder", str(federation.folder)]
         start_detached(command, federation.folder)
         console.print(f"{where}; logs are in {federation.folder / 'logs'}", highlight=False, soft_wrap=True)
         return

@@ -3,7 +3,6 @@
 import json
 import logging
 import shlex
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +106,7 @@ def join(
     """
     from deploy.hospital import hospital_processes, run_folder, trouble, without_network
     from deploy.kit import read_kit
+    from deploy.processes import tool
     from deploy.supervisor import start_detached, supervise
 
     settings = read_kit(kit)
@@ -127,7 +127,7 @@ def join(
     console.print(f"{settings.hospital} joins '{settings.federation}' at {settings.address}", highlight=False)
     if detach:
         where = [*(["--socket", str(socket)] if socket else []), *([] if agent else ["--no-agent"])]
-        command = [sys.executable, "-m", "cli.main", "hospital", "join", "--kit", str(kit.resolve()), *where]
+        command = [tool("consilium"), "hospital", "join", "--kit", str(kit.resolve()), *where]
         start_detached(command, run_folder(kit))
         console.print(f"connected; to look: consilium hospital status --kit {shlex.quote(str(kit))}", soft_wrap=True)
         return
@@ -188,6 +188,7 @@ def status(kit: Kit = HERE, file: File = None, socket: Socket = None, output_for
 @app.command()
 def doctor(
     kit: Kit = HERE,
+    file: File = None,
     socket: Socket = None,
     job: Annotated[Path | None, typer.Option(help="Also look whether this job could run here.", metavar="JOB")] = None,
     output_format: Format = "table",
@@ -198,7 +199,7 @@ def doctor(
     from deploy.hospital_doctor import examine
 
     as_json = is_json(output_format)
-    found = examine(kit, socket, load_job(job) if job else None)
+    found = examine(kit, socket, load_job(job) if job else None, file)
     if as_json:
         typer.echo(to_json(found))
     else:

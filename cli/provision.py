@@ -140,8 +140,8 @@ def _make_known(
     up = before is not None and is_up(before)
     wanted = {name: print_ for name, print_ in federation.settings.hospitals.items() if print_}
     lagging = wanted != {name: one.fingerprint for name, one in registrations(federation).items()}
-    if up and (keys_changed or lagging):
-        for line in synchronise(federation, flower_of(federation)):
+    if up and before is not None and (keys_changed or lagging):
+        for line in synchronise(federation, flower_of(before)):
             console.print(line, soft_wrap=True, highlight=False)
     elif keys_changed:
         console.print(

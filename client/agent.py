@@ -72,7 +72,8 @@ class Agent:
                 context.abort(grpc.StatusCode.CANCELLED, "the caller has gone")
         try:
             key = _key(kind, request)
-            if key in self._replies:
+            # An approval that was taken back since counts for a repeated request, too.
+            if key in self._replies and self._hospital.allows(_job_in(request)):
                 return self._replies[key]
             with self._status.doing(kind):
                 reply = self._answer(kind, request)
@@ -101,6 +102,11 @@ class Agent:
             self._replies.popitem(last=False)
 
 
+def _job_in(request: agent_pb2.Request) -> str:
+    # Looking up what is not there would add it.
+    return request.fields["job"].text if "job" in request.fields else ""
+
+
 def _key(kind: str, request: agent_pb2.Request) -> bytes:
     """Of the whole request, not of its id alone: another request under the same id must not get this one's reply."""
     return hashlib.sha256(kind.encode() + b"\0" + request.SerializeToString(deterministic=True)).digest()
@@ -116,7 +122,14 @@ class _Servicer(agent_pb2_grpc.AgentServicer):
     @staticmethod
     def _method(agent: Agent, kind: str) -> Callable[[agent_pb2.Request, grpc.ServicerContext], agent_pb2.Reply]:
         def method(request: agent_pb2.Request, context: grpc.ServicerContext) -> agent_pb2.Reply:
-            return agent.answer(kind, request, context)
+            try:
+                return agent.answer(kind, request, context)
+            except Exception as error:  # gRPC would send its text, which may name a file
+                if not context.is_active():
+                    raise
+                log.warning("declines %s: %s", kind, type(error).__name__)
+                log.debug("because of:", exc_info=True)
+                return to_reply(Packed({}, {REFUSAL: RefusalCode.INTERNAL.value}))
 
         return method
 

@@ -44,7 +44,7 @@ def held(path: Path) -> Iterator[None]:
     """
     require_usable(path)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = path.with_name(f"{path.name}.lock")
+    lock = _lock_of(path)
     with lock.open("a", encoding="utf-8") as file:
         lock.chmod(0o600)
         try:
@@ -62,16 +62,27 @@ def held(path: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
 def give_to_group(path: Path, group: str) -> None:
     """Let one group use a bound socket, too: that of the courier, where it runs as another user.
 
     Raises:
-        ConfigError: there is no such group, or this user may not give files to it.
+        ConfigError: there is no such group, this user may not give files to it, or the folder has other files in it.
     """
     try:
         number = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
         os.chown(path, -1, number)
         path.chmod(0o660)
+        others = {one.name for one in path.parent.iterdir()} - {path.name, _lock_of(path).name}
+        if others:
+            raise ConfigError(
+                f"--socket-group: the folder of the socket is opened to the group too, so it must be one of its own; "
+                f"{path.parent} holds {len(others)} other file(s). Give a --socket in a new folder, like "
+                "/run/consilium/agent.sock"
+            )
         os.chown(path.parent, -1, number)
         path.parent.chmod(0o710)
     except KeyError as error:

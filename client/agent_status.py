@@ -4,6 +4,7 @@ The courier's socket does not tell it: what is served there, the coordinator cou
 """
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 
 from common.artifact import write_atomically
 from common.errors import DataError
+
+log = logging.getLogger(__name__)
 
 STATUS = "agent.json"
 _EVERY_S = 1.0
@@ -86,7 +89,10 @@ class StatusFile:
 
     def _write(self) -> None:
         self._written = time.monotonic()
-        write_atomically(self._path, json.dumps(asdict(self._status)), mode=0o600)
+        try:
+            write_atomically(self._path, json.dumps(asdict(self._status)), mode=0o600)
+        except OSError as error:  # a disk that is full must not cost an answer
+            log.warning("the status file cannot be written (%s)", type(error).__name__)
 
 
 def read_status(state: Path) -> AgentStatus | None:

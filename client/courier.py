@@ -1,7 +1,7 @@
 """The courier's way to the agent: one call over the hospital's Unix socket, tried again while nobody listens there.
 
-Only an agent that cannot be reached is tried again (it may be restarting); a request that ran is never sent twice. Should an
-answer get lost on the way back, the message id makes the agent give the same one again.
+Only an agent that cannot be reached is tried again: it may be restarting, or have died in the middle of the call. An agent that
+lives gives the answer to a repeated message id again; one that was started anew computes it again, to the same bits.
 """
 
 import logging

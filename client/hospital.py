@@ -104,6 +104,14 @@ class Hospital:
                 log.warning("a refusal is not in the ledger: %s", type(unrecorded).__name__)
         return reply
 
+    def allows(self, text: str) -> bool:
+        """Whether policy and approvals still allow the job in a request."""
+        try:
+            require_allowed(self._file.policy, _job(text), self._approvals)
+        except (ConfigError, Refusal):
+            return False
+        return True
+
     def prepare(self, job: Job) -> None:
         """Read the images of a job and make their features, so that its first request need not wait for that.
 

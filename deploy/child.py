@@ -13,6 +13,8 @@ from pathlib import Path
 
 LOG_BYTES = 20_000_000
 """A log that is larger is moved to NAME.log.1, and what was there is dropped."""
+STARTED = b"--- started anew ---\n"
+"""In the log, before what each new process prints."""
 _PR_SET_PDEATHSIG = 1
 _GROUP_GRACE_S = 5.0
 _EVERY_S = 0.05
@@ -27,6 +29,8 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], folder: Path, 
     log.parent.mkdir(parents=True, exist_ok=True)
     rotate(log)
     with log.open("ab") as output:
+        output.write(STARTED)
+        output.flush()
         return subprocess.Popen(
             list(command),
             env=dict(environment),
@@ -91,9 +95,12 @@ def start_ticks(pid: int) -> int | None:
 
 def rotate(log: Path, limit: int = LOG_BYTES) -> None:
     """Move what a large log holds to NAME.log.1. Its file stays the same, because processes have it open for appending."""
-    if log.exists() and log.stat().st_size > limit:
+    if not log.exists() or log.stat().st_size <= limit:
+        return
+    # A disk that is full cannot take the copy; the room that the log takes is needed more than what it says.
+    with contextlib.suppress(OSError):
         shutil.copyfile(log, log.with_name(f"{log.name}.1"))
-        os.truncate(log, 0)
+    os.truncate(log, 0)
 
 
 def tail(log: Path, lines: int = 15, start: int = 0) -> str:

@@ -42,7 +42,7 @@ def examine(federation: Federation, job: Path | None = None) -> list[Finding]:
 def _asked(question: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from question()
-    except ConsiliumError as problem:
+    except (ConsiliumError, OSError) as problem:
         yield error("", str(problem), "see above; the remedy is in the sentence")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from client.agent_socket import is_serving, require_usable
 from common.errors import ConfigError
+from deploy.child import STARTED
 from deploy.kit import CA, HOSPITAL, NODE_KEY, read_kit
 from deploy.processes import executor_secret, flower_environment, free_port, tool
 from deploy.supervisor import Process, log_path
@@ -19,7 +20,7 @@ RUN, SOCKET = "run", "agent.sock"
 NOT_LET_IN = (
     "the coordinator does not know this hospital's key yet: send it node_key.pub, and wait until it is registered"
 )
-_STARTING, _LET_IN = b"Starting Flower SuperNode", b"SuperNode ID:"
+_LET_IN, _MOST_BYTES = b"SuperNode ID:", 200_000
 _SIGNS = (
     (
         "CERTIFICATE_VERIFY_FAILED",
@@ -99,7 +100,7 @@ def without_network() -> list[str]:
 
 def trouble(kit: Path) -> str | None:
     """Why the SuperNode does not connect, from its log, in words; None before it has said anything."""
-    words = _last_words(log_path(run_folder(kit), "supernode"))
+    words = _since_start(log_path(run_folder(kit), "supernode"), before=1).decode(errors="replace")
     if not words:
         return None
     return next(
@@ -108,18 +109,19 @@ def trouble(kit: Path) -> str | None:
     )
 
 
-def _last_words(path: Path) -> str:
+def _since_start(log: Path, before: int = 0) -> bytes:
+    """What the process has printed since it was last started, or since so many starts before."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")[-4000:]
+        parts = log.read_bytes().split(STARTED)
     except OSError:
-        return ""
+        return b""
+    return STARTED.join(parts[-1 - before :])[-_MOST_BYTES:]
 
 
 def _accepted(log: Path) -> Callable[[], bool]:
     """Whether the coordinator let the SuperNode in: then it prints its id, and before that it listens already."""
 
     def ready() -> bool:
-        words = log.read_bytes()
-        return _LET_IN in words[words.rfind(_STARTING) :]
+        return _LET_IN in _since_start(log)
 
     return ready

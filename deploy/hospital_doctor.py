@@ -38,11 +38,13 @@ class Patient:
     job: Job | None = None
 
 
-def examine(folder: Path, socket_at: Path | None = None, job: Job | None = None) -> list[Finding]:
-    """All findings; what cannot be looked at is a finding too."""
+def examine(
+    folder: Path, socket_at: Path | None = None, job: Job | None = None, file_at: Path | None = None
+) -> list[Finding]:
+    """All findings; what cannot be looked at is a finding too. file_at: another hospital file than that in the kit."""
     try:
-        kit, file = read_kit(folder), load_hospital_file(folder / HOSPITAL)
-    except ConsiliumError as problem:
+        kit, file = read_kit(folder), load_hospital_file(file_at or folder / HOSPITAL)
+    except (ConsiliumError, OSError) as problem:
         return [error("kit", str(problem), "mend what is named, and ask again")]
     patient = Patient(folder.resolve(), kit, file, socket_at or socket_path(folder), job)
     questions: list[Callable[[Patient], Iterator[Finding]]] = [_kit, _way, _registered, _agent, _machine, _data]
@@ -54,7 +56,7 @@ def examine(folder: Path, socket_at: Path | None = None, job: Job | None = None)
 def _asked(question: Callable[[Patient], Iterator[Finding]], patient: Patient) -> Iterator[Finding]:
     try:
         yield from question(patient)
-    except (ConsiliumError, MemoryError) as problem:
+    except (ConsiliumError, MemoryError, OSError) as problem:
         yield error(question.__name__.strip("_"), str(problem), "mend what is named, and ask again")
 
 

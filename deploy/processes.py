@@ -21,7 +21,10 @@ _OWN = ("127.0.0.1", "localhost")
 
 
 def tool(name: str) -> str:
-    """A command of the Python installation that runs this."""
+    """A command of the Python installation that runs this.
+
+    Not `python -m`: that would look for modules in the current folder first, which may be a kit that a coordinator filled.
+    """
     return str(Path(sys.executable).parent / name)
 
 

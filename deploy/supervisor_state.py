@@ -7,6 +7,7 @@ logs/NAME.log     what each process prints; logs/supervisor.log what the supervi
 
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from typing import IO, Literal
 from common.artifact import write_atomically
 from common.errors import ConfigError, FederationError
 from deploy.child import start_ticks, tail
+
+log = logging.getLogger(__name__)
 
 LOCK, STATE, LOGS = "supervisor.lock", "supervisor.json", "logs"
 Phase = Literal["starting", "ready", "restarting", "failed"]
@@ -62,8 +65,11 @@ def log_path(folder: Path, name: str) -> Path:
 
 
 def write_state(folder: Path, state: State) -> None:
-    """Write supervisor.json, all or nothing."""
-    write_atomically(folder / STATE, json.dumps(asdict(state), indent=1), 0o600)
+    """Write supervisor.json, all or nothing. A full disk must not end the processes: then it stays as it was."""
+    try:
+        write_atomically(folder / STATE, json.dumps(asdict(state), indent=1), 0o600)
+    except OSError as error:
+        log.warning("cannot write %s: %s", folder / STATE, error.strerror)
 
 
 def last_state(folder: Path) -> State | None:

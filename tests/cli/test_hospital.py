@@ -10,6 +10,7 @@ import yaml
 
 from client.approvals import Approvals
 from deploy.kit import Kit, write_kit
+from deploy.processes import tool
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -32,8 +33,8 @@ def kit(tmp_path):
 def hospital(kit):
     """Runs `consilium hospital ...` in the kit: exit code, standard output, standard error."""
 
-    def run(*words, answer=""):
-        command = [sys.executable, "-m", "cli.main", "hospital", *map(str, words)]
+    def run(*words, answer="", program=(sys.executable, "-m", "cli.main")):
+        command = [*program, "hospital", *map(str, words)]
         environment = {"PATH": "", "PYTHONPATH": str(PROJECT), "HOME": str(kit), "COLUMNS": "120"}
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, cwd=kit, env=environment, input=answer
@@ -120,6 +121,17 @@ def test_status_and_health_of_a_hospital_that_is_away(hospital, approvals, job):
     assert (code, found["serving"], found["waiting"]) == (1, False, [{"name": "test-job", "job_id": job().job_id}])
     assert hospital("health")[0] == 1
     assert "nothing runs here" in hospital("stop")[1]
+
+
+def test_nothing_that_lies_in_the_kit_is_run(hospital, kit, tmp_path):
+    """A coordinator that puts Python files into the kit must not get them run by the user who can read images."""
+    for name in ("cli/main.py", "typer.py", "yaml.py"):
+        (kit / name).parent.mkdir(exist_ok=True)
+        (kit / name).write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n")
+    hospital("keygen", program=[tool("consilium")])
+    _, _, err = hospital("join", "--detach", program=[tool("consilium")])
+    hospital("stop", program=[tool("consilium")])
+    assert not (tmp_path / "was-run").exists(), err
 
 
 def test_a_wrong_format_lists_the_choices(hospital):

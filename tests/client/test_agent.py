@@ -35,9 +35,13 @@ class Answering:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.at_once = 0
+        self.allowed = True
         self.most_at_once = 0
         self.go_on = threading.Event()
         self.go_on.set()
+
+    def allows(self, text: str) -> bool:
+        return self.allowed
 
     def answer(self, kind: str, request: Packed) -> Packed:
         self.asked.append(kind)
@@ -96,6 +100,26 @@ def test_a_request_repeated_by_its_message_id_is_computed_once(serving, hospital
     first, again = ask(path), ask(path)
     assert hospital.asked == ["fit"]
     assert (first.fields, again.fields) == ({"calls": 1}, {"calls": 1})
+
+
+def test_a_repeated_request_is_asked_anew_when_its_approval_was_taken_back(serving, hospital, path):
+    ask(path)
+    hospital.allowed = False
+    ask(path)
+    assert hospital.asked == ["fit", "fit"]
+
+
+def test_a_full_disk_costs_no_answer_and_its_path_does_not_leave(serving, hospital, path, monkeypatch, caplog):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device", "/state/patient-0815")
+
+    monkeypatch.setattr("client.agent_status.write_atomically", full)
+    assert ask(path).fields == {"calls": 1}
+    assert "patient" not in caplog.text
+    monkeypatch.setattr(hospital, "answer", full)
+    with grpc.insecure_channel(f"unix://{path}") as channel:
+        reply = agent_pb2_grpc.AgentStub(channel).Fit(to_request(Packed(), "m-9"), timeout=5)
+    assert reply.fields[REFUSAL].text == "internal-error"
 
 
 @pytest.mark.parametrize("other", [{"message_id": "m-2"}, {"kind": "evaluate"}, {"round": 2}])

@@ -74,6 +74,17 @@ def test_a_group_may_use_the_socket(path):
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o710
 
 
+def test_a_folder_with_other_files_is_not_opened_to_a_group(path):
+    path.parent.mkdir()
+    (path.parent / "somebody-else.pid").touch()
+    mode = path.parent.stat().st_mode
+    with held(path), socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+        with pytest.raises(ConfigError, match="one of its own"):
+            give_to_group(path, str(os.getgid()))
+    assert path.parent.stat().st_mode == mode
+
+
 def test_a_group_that_is_not_there(path):
     with held(path), pytest.raises(ConfigError, match="no group 'nobody-has-this'"):
         give_to_group(path, "nobody-has-this")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
+from deploy.child import STARTED, spawn
 from deploy.hospital import NOT_LET_IN, hospital_processes, run_folder, socket_path, trouble, without_network
 from deploy.kit import NODE_KEY, Kit, write_kit
 from deploy.node_key import make_node_key
@@ -127,9 +128,10 @@ def test_a_supernode_is_ready_when_the_coordinator_let_it_in(with_key):
     _, node, _ = hospital_processes(with_key)
     log = log_path(run_folder(with_key), "supernode")
     log.parent.mkdir(parents=True)
-    log.write_text("INFO: Starting Flower SuperNode\nINFO: Uvicorn running\n")
+    log.write_bytes(STARTED + b"INFO: Uvicorn running\n")
     assert not node.ready()
-    log.write_text(f"{log.read_text()}INFO: SuperNode ID: 77\n")
+    log.write_bytes(log.read_bytes() + b"INFO: SuperNode ID: 77\n")
     assert node.ready()
-    log.write_text(f"{log.read_text()}INFO: Starting Flower SuperNode\n")
+    # The next process has printed nothing yet: what the one before said does not count.
+    spawn(["true"], {}, log.parent, log).wait()
     assert not node.ready()

@@ -73,7 +73,7 @@ def test_processes_start_in_order_and_stop_together(tmp_path: Path) -> None:
         wait(lambda: (state := read_state(tmp_path)) and state.ready)
         state = read_state(tmp_path)
         assert state is not None
-        wait(lambda: (tmp_path / "logs" / "two.log").read_text() == "hello\n")
+        wait(lambda: (tmp_path / "logs" / "two.log").read_bytes() == STARTED + b"hello\n")
         with pytest.raises(ConfigError, match=f"in use: its processes run already \\(pid {process.pid}\\)"):
             run(tmp_path, SLEEP)
         assert stop(tmp_path)
@@ -153,8 +153,8 @@ def test_a_child_of_a_child_ends_with_its_group(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
     log = tmp_path / "logs" / "one.log"
-    wait(lambda: log.exists() and log.read_text().endswith("\n"))
-    grandchild = int(log.read_text())
+    wait(lambda: log.exists() and (words := log.read_bytes()).endswith(b"\n") and words != STARTED)
+    grandchild = int(log.read_bytes().removeprefix(STARTED))
     assert alive(grandchild)
     process.terminate()
     assert process.wait(20) == 0

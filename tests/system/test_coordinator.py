@@ -104,11 +104,12 @@ def test_all_is_ready_and_only_the_gateway_can_be_reached(federation: Federation
     assert through_the_gateway(federation, "/health") == 200
     for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/docs", "/openapi.json"):
         assert through_the_gateway(federation, path) == 403
-    listening = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=False).stdout
-    for line in listening.splitlines():
-        local = line.split()[3]
-        if local.endswith((f":{federation.settings.superlink_port}", f":{federation.settings.port}")):
-            assert local.startswith("127.0.0.1:")
+    listening = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
+    ports = (federation.settings.superlink_port, federation.settings.port)
+    local = {line.split()[3] for line in listening.splitlines()}
+    assert {one for one in local if one.endswith(tuple(f":{port}" for port in ports))} == {
+        f"127.0.0.1:{port}" for port in ports
+    }
 
 
 def test_nobody_controls_the_federation_through_the_gateway(federation: Federation, tmp_path: Path) -> None:

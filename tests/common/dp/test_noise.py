@@ -6,6 +6,7 @@ from scipy.stats import kstest
 
 from common.dp import noise
 from common.dp.gaussian import delta_of
+from common.errors import DataError
 
 
 def _entropy(seed: int) -> noise.Entropy:
@@ -49,6 +50,12 @@ def test_values_come_back_up_to_the_noise_and_sums_are_whole_units() -> None:
     units = noise.noised(values, 0.01, _entropy(4)) + noise.noised(values, 0.01, _entropy(5))
     assert units.dtype == np.int64
     assert noise.from_units(units, 0.01) == pytest.approx(2 * values, abs=0.1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e12])
+def test_what_does_not_fit_is_refused(value: float) -> None:
+    with pytest.raises(DataError, match="nothing left"):
+        noise.noised(np.array([0.0, value]), 1.0)
 
 
 def test_rounding_is_paid_for() -> None:
