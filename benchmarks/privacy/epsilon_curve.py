@@ -24,6 +24,12 @@ WAYS = {
         trains, spending, entropy, seed, honest=1
     ),
     "local descent, heads averaged once": lambda trains, spending, entropy, _: averaged(trains, spending, entropy),
+    "(b) descent, two of the four make the noise": lambda trains, spending, entropy, _: descended(
+        trains, spending, entropy, honest=2
+    )[0],
+    "(a) closed form, two of the four make the noise": lambda trains, spending, entropy, seed: closed_form(
+        trains, spending, entropy, seed, honest=2
+    ),
 }
 
 
@@ -32,7 +38,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("shared", type=Path)
     arguments.add_argument("--seeds", type=int, default=5)
-    arguments.add_argument("--draws", type=int, default=3, help="of the noise, for each seed")
+    arguments.add_argument("--draws", type=int, default=2, help="of the noise, for each seed")
+    arguments.add_argument("--only", default="", help="ways whose name has this in it")
     arguments.add_argument("--cache-dir", type=Path)
     given = arguments.parse_args()
     found: dict[tuple[str, float], list[tuple[float, float]]] = {}
@@ -40,17 +47,19 @@ def main() -> None:
         hospitals = hospitals_of(given.shared, given.cache_dir, seed)
         trains, tests = ([one[part] for one in hospitals] for part in ("train", "test"))
         for index, (way, train) in enumerate(WAYS.items()):
+            if given.only not in way:
+                continue
             for epsilon in EPSILONS:
                 for draw in range(1 if np.isinf(epsilon) else given.draws):
                     entropy = np.random.default_rng([seed, index, draw, int(10 * min(epsilon, 100))]).bytes
                     found.setdefault((way, epsilon), []).append(
                         judged(train(trains, spending_of(epsilon), entropy, seed), tests)
                     )
-            print(f"seed {seed} {way}", [round(np.mean(found[way, e], 0)[0], 4) for e in EPSILONS], flush=True)
+            print(f"seeds to {seed}, {way}:", [f"{np.mean(found[way, e], 0)[0]:.4f}" for e in EPSILONS], flush=True)
     for title, column in (("AUROC", 0), ("calibration error", 1)):
         print(f"\n| {title} at epsilon | {' | '.join('infinity' if np.isinf(e) else f'{e:g}' for e in EPSILONS)} |")
         print("|---" * (1 + len(EPSILONS)) + "|")
-        for way in WAYS:
+        for way in [way for way in WAYS if given.only in way]:
             cells = [np.array(found[way, epsilon])[:, column] for epsilon in EPSILONS]
             print(f"| {way} | {' | '.join(f'{cell.mean():.3f} ± {cell.std():.3f}' for cell in cells)} |")
 

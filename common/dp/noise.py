@@ -21,6 +21,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from common.errors import DataError
 from common.head import Float64
 from common.metrics import Int64
 
@@ -39,8 +40,10 @@ Bool = npt.NDArray[np.bool_]
 def share_scale(sigma: float, honest: int) -> float:
     """The deviation of the noise that each hospital adds, so that `honest` of them already make sigma together.
 
-    honest: hospitals that add their noise and do not tell it, at least 1; the quorum of the secure sum is its upper bound. With
-    K hospitals in the sum the noise has deviation sigma x sqrt(K / honest); honest = 1 trusts nobody.
+    honest: hospitals that add their noise and do not tell it, at least 1. Of a secure sum that opens with t hospitals or more, of
+    which c may tell theirs, it is t - c; a hospital that looks at the result knows its own noise, so to protect patients from
+    one of the hospitals as well, c counts it: t - 1 where nobody colludes. With K hospitals in the sum the noise has deviation
+    sigma x sqrt(K / honest). honest = 1 trusts nobody: each hospital's noise is enough alone, even without a secure sum.
     """
     return sigma / math.sqrt(honest)
 
@@ -60,8 +63,17 @@ def unit_of(scale: float) -> float:
 
 
 def noised(values: Float64, scale: float, entropy: Entropy = os.urandom) -> Int64:
-    """A hospital's values (any shape) on the grid, with noise of deviation `scale` > 0, in whole units: they may be summed."""
-    units = np.rint(values / unit_of(scale)).astype(np.int64)
+    """A hospital's values (any shape) on the grid, with noise of deviation `scale` > 0, in whole units: they may be summed.
+
+    Raises:
+        DataError: a value is not finite, or so great that a sum of whole units might not fit into 64 bits.
+    """
+    whole = np.rint(values / unit_of(scale))
+    if not (np.abs(whole) < 2.0**52).all():  # NaN is not
+        raise DataError(
+            f"values to be noised: not finite, or beyond 2^32 times the noise of {scale:g}; nothing left the hospital"
+        )
+    units = whole.astype(np.int64)
     return np.asarray(units + discrete_gaussian(units.size, entropy).reshape(units.shape), np.int64)
 
 
