@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError, FederationError
+from deploy.child import STARTED
 from deploy.supervisor import Process, State, read_state, start_detached, stop, supervise
 
 ROOT = Path(__file__).resolve().parent.parent.parent
