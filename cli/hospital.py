@@ -4,23 +4,19 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from cli import ledger
+from cli.hospital_jobs import approve, jobs, revoke
 from cli.hospital_options import HERE, File, Format, Kit, hospital_file, is_json
+from cli.hospital_status import print_status
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from client.agent_status import AgentStatus
-    from client.hospital_file import HospitalFile
-    from client.policy import Policy
-    from common.job import Job
     from deploy.supervisor_state import State
 
 app = typer.Typer(
@@ -28,7 +24,6 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog="Three commands from the coordinator's kit to taking part: keygen, join, approve.",
 )
-app.add_typer(ledger.app, name="ledger")
 
 Socket = Annotated[
     Path | None,
@@ -181,7 +176,7 @@ def status(kit: Kit = HERE, file: File = None, socket: Socket = None, output_for
         }
         typer.echo(json.dumps(found, indent=1))
     else:
-        _print_status(own, serving, agent, processes, why, waiting)
+        print_status(own, serving, agent, processes, why, waiting)
     raise typer.Exit(0 if serving else 1)
 
 
@@ -207,140 +202,12 @@ def doctor(
     raise typer.Exit(exit_code(found))
 
 
-@app.command()
-def jobs(kit: Kit = HERE, file: File = None, output_format: Format = "table") -> None:
-    """The jobs that were asked of this hospital: those that wait for approval first."""
-    from client.approvals import Approvals
-
-    known = Approvals(hospital_file(kit, file).state_folder).known()
-    if is_json(output_format):
-        rows = [
-            {
-                "job_id": one.job.job_id,
-                "name": one.job.name,
-                "approved": one.approved,
-                "job": one.job.model_dump(mode="json"),
-            }
-            for one in known
-        ]
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    if not known:
-        typer.echo("no job was asked of this hospital yet")
-        return
-    table = Table(box=None)
-    for heading in ("job", "id", "task", "method", "approved"):
-        table.add_column(heading)
-    for one in known:
-        task = f"{', '.join(one.job.classes)} ({one.job.modality})"
-        table.add_row(one.job.name, one.job.job_id[:12], task, one.job.method.name, one.approved or "[yellow]waits[/]")
-    Console().print(table)
-
-
-@app.command()
-def approve(
-    job: Annotated[str, typer.Argument(help="The beginning of its id, or a job file.", metavar="JOB_ID|JOB_FILE")],
-    kit: Kit = HERE,
-    file: File = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
-    """Read a job in plain words and in full, and allow it: the agent then answers what this job asks, and no other."""
-    from client.approvals import Approvals
-
-    own = hospital_file(kit, file)
-    approvals = Approvals(own.state_folder)
-    chosen = _job(job, approvals.find)
-    _show(chosen, own.policy)
-    if own.policy.approve == "auto":
-        typer.echo("policy.approve is auto: this hospital answers every job, approved or not")
-    if not yes:
-        typer.confirm(f"approve job '{chosen.name}' for {own.name}?", abort=True)
-    approvals.approve(chosen)
-    typer.echo(f"approved {chosen.job_id}")
-
-
-@app.command()
-def revoke(
-    job: Annotated[str, typer.Argument(help="The beginning of its id, or a job file.", metavar="JOB_ID|JOB_FILE")],
-    kit: Kit = HERE,
-    file: File = None,
-) -> None:
-    """Take an approval back: from its next request on the agent declines the job. What has left has left."""
-    from client.approvals import Approvals
-
-    approvals = Approvals(hospital_file(kit, file).state_folder)
-    chosen = _job(job, approvals.find)
-    typer.echo(f"revoked {chosen.job_id}" if approvals.revoke(chosen) else f"{chosen.job_id} was not approved")
+for command in (jobs, approve, revoke):
+    app.command()(command)
+app.add_typer(ledger.app, name="ledger")
 
 
 def _socket(kit: Path, socket: Path | None) -> Path:
     from deploy.hospital import socket_path
 
     return socket or socket_path(kit)
-
-
-def _job(text: str, find: "Callable[[str], Job]") -> "Job":
-    from common.job import load_job
-
-    return load_job(Path(text)) if Path(text).suffix in (".yaml", ".yml", ".json") else find(text)
-
-
-def _show(job: "Job", policy: "Policy") -> None:
-    import yaml
-
-    from client.job_in_words import in_words
-
-    console = Console()
-    table = Table(box=None, show_header=False, title=f"{job.name}  {job.job_id}", title_justify="left")
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    for heading, words in in_words(job, policy):
-        table.add_row(heading, words)
-    console.print(table)
-    console.print("\nin full:", style="bold")
-    console.print(
-        yaml.safe_dump(job.model_dump(mode="json", exclude_none=True), sort_keys=False), markup=False, highlight=False
-    )
-
-
-def _print_status(
-    own: "HospitalFile",
-    serving: bool,
-    agent: "AgentStatus | None",
-    processes: "State | None",
-    why: str | None,
-    waiting: "list[Job]",
-) -> None:
-    console = Console()
-    table = Table(box=None, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    table.add_row("hospital", own.name)
-    table.add_row("agent", _agent_words(serving, agent))
-    if agent and agent.problem:
-        table.add_row("problem", agent.problem)
-    for name, one in (processes.processes if processes else {}).items():
-        again = f", started again {one.restarts} times" if one.restarts else ""
-        table.add_row(f"process {name}", f"{one.state} since {_clock(one.since)}{again}")
-    if processes is None:
-        table.add_row("processes", "none here: consilium hospital join starts them")
-    if why:
-        table.add_row("not connected", why)
-    for job in waiting:
-        table.add_row("waits", f"job '{job.name}': consilium hospital approve {job.job_id[:12]}")
-    console.print(table)
-
-
-def _agent_words(serving: bool, agent: "AgentStatus | None") -> str:
-    if not serving or agent is None:
-        return "does not answer"
-    doing = "idle"
-    if agent.doing:
-        progress = f", {agent.done} of {agent.total}" if agent.total else ""
-        doing = f"{agent.doing} since {_clock(agent.doing_since or 0)}{progress}"
-    last = f", last at {_clock(agent.last_answer)}" if agent.last_answer else ""
-    return f"{doing}; up since {_clock(agent.since)}; answered {agent.answered}, declined {agent.declined}{last}"
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
