@@ -8,6 +8,7 @@ damaged file is moved aside, a full disk ends the writing, not the work. Feature
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ Value = TypeVar("Value")
 Key = tuple[bytes, int]
 """sha256 of the image file (32 bytes), and the view (see `client/augmentation.py`; 0 is the image as it is)."""
 
-_BUSY_S = 60.0
+_BUSY_S, _PAUSE_S = 60.0, 0.05
 _KEYS_AT_ONCE = 500
 
 
@@ -35,6 +36,19 @@ def default_cache_dir() -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "consilium"
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Turn on the write-ahead log. SQLite's own waiting does not cover this: of two processes that begin at once, one fails."""
+    end = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= end:
+                raise
+        time.sleep(_PAUSE_S)
 
 
 class FeatureCache:
@@ -79,7 +93,7 @@ class FeatureCache:
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)
         try:
-            database.execute("PRAGMA journal_mode=WAL")
+            _write_ahead(database)
             database.execute("PRAGMA synchronous=NORMAL")
             database.execute(
                 "CREATE TABLE IF NOT EXISTS features "

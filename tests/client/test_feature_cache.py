@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import os
 import signal
@@ -5,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +188,20 @@ def test_two_processes_write_at_once(tmp_path):
         writer.communicate(timeout=60)
         assert writer.returncode == 0
     assert rows_in(tmp_path) == 2 * 30 * 20
+
+
+def test_a_database_that_is_locked_while_it_is_opened_is_waited_for(tmp_path):
+    with FeatureCache(tmp_path / "other", SPACE, WIDTH) as first:
+        path = first.path
+    (tmp_path / "cache").mkdir()
+    new = tmp_path / "cache" / path.name
+    with contextlib.closing(sqlite3.connect(new, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        later = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+        later.start()
+        with FeatureCache(tmp_path / "cache", SPACE, WIDTH) as cache:
+            assert cache.get(vectors(2)) == {}
+        later.join()
 
 
 def test_a_process_killed_while_writing_leaves_whole_batches_and_a_usable_cache(tmp_path):
