@@ -196,7 +196,7 @@ def test_a_database_that_is_locked_while_it_is_opened_is_waited_for(tmp_path):
     (tmp_path / "cache").mkdir()
     new = tmp_path / "cache" / path.name
     with contextlib.closing(sqlite3.connect(new, isolation_level=None, check_same_thread=False)) as other:
-        other.execute("BEGIN EXCLUSIVE")
+        other.execute("BEGIN IMMEDIATE")  # the lock for which SQLite does not wait by itself
         later = threading.Timer(0.3, lambda: other.execute("COMMIT"))
         later.start()
         with FeatureCache(tmp_path / "cache", SPACE, WIDTH) as cache:
