@@ -18,7 +18,8 @@ from deploy.supervisor import Process, log_path
 
 RUN, SOCKET = "run", "agent.sock"
 NOT_LET_IN = (
-    "the coordinator does not know this hospital's key yet: send it node_key.pub, and wait until it is registered"
+    "the coordinator does not let this hospital in. Either it does not know its key yet: send it node_key.pub, and wait until it "
+    "is registered. Or this hospital is connected already: after a crash the coordinator takes it for connected for a minute more"
 )
 _LET_IN, _MOST_BYTES = b"SuperNode ID:", 200_000
 _SIGNS = (
