@@ -96,15 +96,10 @@ STOPSIGNAL SIGQUIT
 CMD ["nginx", "-e", "stderr", "-g", "daemon off;"]
 
 FROM runtime AS agent
-# Another index for torch alone, for example one with builds for CPU, which are smaller by gigabytes.
-ARG TORCH_INDEX=
 RUN --mount=type=bind,source=deploy/docker/install.sh,target=/build/install.sh \
     --mount=type=bind,source=constraints.txt,target=/build/constraints.txt \
     --mount=type=bind,from=requirements,source=/requirements/agent.txt,target=/build/agent.txt \
-    if [ -n "$TORCH_INDEX" ]; then \
-      sh /build/install.sh -c /build/constraints.txt --index-url "$TORCH_INDEX" torch torchvision; \
-    fi \
- && sh /build/install.sh -c /build/constraints.txt -r /build/agent.txt
+    sh /build/install.sh -c /build/constraints.txt -r /build/agent.txt
 RUN --mount=type=bind,source=deploy/docker/install.sh,target=/build/install.sh \
     --mount=type=bind,from=wheel,source=/wheel,target=/build/wheel \
     sh /build/install.sh --no-index --no-deps /build/wheel/*.whl \

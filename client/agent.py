@@ -77,7 +77,7 @@ class Agent:
                 return self._replies[key]
             with self._status.doing(kind):
                 reply = self._answer(kind, request)
-            self._status.count(declined=REFUSAL in reply.fields)
+                self._status.count(declined=REFUSAL in reply.fields)
             if REFUSAL not in reply.fields:
                 self._keep(key, reply)
             return reply

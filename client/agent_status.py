@@ -90,7 +90,7 @@ class StatusFile:
     def _write(self) -> None:
         self._written = time.monotonic()
         try:
-            write_atomically(self._path, json.dumps(asdict(self._status)), mode=0o600)
+            write_atomically(self._path, json.dumps(asdict(self._status)), mode=0o600, durable=False)
         except OSError as error:  # a disk that is full must not cost an answer
             log.warning("the status file cannot be written (%s)", type(error).__name__)
 

@@ -35,9 +35,9 @@ def warm_up(
     """
     seen: set[str] = set()
     while not stopping.is_set():
-        for job in approvals.approved_jobs():
-            if job.job_id in seen or stopping.is_set():
-                continue
+        for job in approvals.approved_jobs(besides=seen):
+            if stopping.is_set():
+                return
             seen.add(job.job_id)
             try:
                 prepare(job)

@@ -91,8 +91,11 @@ def _digest(text: str, arrays: dict[str, npt.NDArray[np.float32]]) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
-def write_atomically(path: Path, data: bytes | str, mode: int = 0o644) -> None:
-    """Write a file so that a reader sees the old content or the new, never half of it, also after a crash."""
+def write_atomically(path: Path, data: bytes | str, mode: int = 0o644, durable: bool = True) -> None:
+    """Write a file so that a reader sees the old content or the new, never half of it, also after a crash.
+
+    durable: False saves the wait for the disk, for a file that is written anew all the time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = data.encode() if isinstance(data, str) else data
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -101,7 +104,8 @@ def write_atomically(path: Path, data: bytes | str, mode: int = 0o644) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.chmod(mode)
         temporary.replace(path)
     except BaseException:

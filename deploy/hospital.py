@@ -4,6 +4,8 @@ kit/                    the unpacked kit: kit.yaml, ca.crt, hospital.yaml, node_
 kit/run/                the supervisor's state and logs, the agent's socket, Flower's folders
 """
 
+import functools
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -88,15 +90,16 @@ def hospital_processes(kit: Path, at: Path | None = None, with_agent: bool = Tru
     ]
 
 
-def without_network() -> list[str]:
+@functools.cache
+def without_network() -> tuple[str, ...]:
     """The beginning of a command that runs without a network; empty where this machine does not allow that."""
     unshare = shutil.which("unshare")
     if unshare is None:
-        return []
+        return ()
     for how in (["--net"], ["--user", "--map-current-user", "--net"]):
         if subprocess.run([unshare, *how, "true"], capture_output=True, check=False).returncode == 0:
-            return [unshare, *how, "--"]
-    return []
+            return (unshare, *how, "--")
+    return ()
 
 
 def trouble(kit: Path) -> str | None:
@@ -113,10 +116,12 @@ def trouble(kit: Path) -> str | None:
 def _since_start(log: Path, before: int = 0) -> bytes:
     """What the process has printed since it was last started, or since so many starts before."""
     try:
-        parts = log.read_bytes().split(STARTED)
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _MOST_BYTES))
+            parts = file.read().split(STARTED)
     except OSError:
         return b""
-    return STARTED.join(parts[-1 - before :])[-_MOST_BYTES:]
+    return STARTED.join(parts[-1 - before :])
 
 
 def _accepted(log: Path) -> Callable[[], bool]:

@@ -5,14 +5,14 @@ import os
 import subprocess
 import sys
 import tempfile
-import textwrap
 from itertools import groupby
 from pathlib import Path
 
 import pytest
 
+from tests.small_disk import on_a_small_disk
+
 PROJECT = Path(__file__).resolve().parents[2]
-UNSHARE = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
 FILES = ["head.json", "ledger.jsonl", "ledger.lock"]
 HALF, UNSENT = {"what": "half line", "bytes": 100, "after": 2}, {"what": "unsent", "entry": 3}
 
@@ -91,18 +91,6 @@ def test_killed_at_any_moment_it_covers_all_that_was_sent(tmp_path):
         assert set(one["said"]) <= set(one["rounds"])
         assert one["rounds"] == sorted(one["rounds"])
     assert len(found[-1]["said"]) > 3
-
-
-def on_a_small_disk(folder: Path, size_kb: int, code: str) -> subprocess.CompletedProcess:
-    """Run Python with a disk of its own of so many kB at `folder`, in a mount namespace that ends with it."""
-    folder.mkdir()
-    mount = [*UNSHARE, "sh", "-c", f'mount -t tmpfs -o size={size_kb}k tmpfs "{folder}" && exec "$@"', "sh"]
-    if subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("a disk cannot be mounted here: needs root or user namespaces")
-    code = f"folder = {str(folder)!r}\n{textwrap.dedent(code)}"
-    return subprocess.run(
-        [*mount, sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=PROJECT
-    )
 
 
 FILLED = """

@@ -1,31 +1,17 @@
 """Real disks: one that is full, a line that is cut off, two processes at one run directory."""
 
 import json
-import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from common.errors import ConfigError, FederationError, StorageError
 from server.storage import FAILURE, Lock, append_line, note_failure, writing
+from tests.small_disk import on_a_small_disk
 
 PROJECT = Path(__file__).resolve().parents[2]
-UNSHARE = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
-
-
-def on_a_small_disk(folder: Path, size_kb: int, code: str) -> subprocess.CompletedProcess:
-    """Run Python with a disk of its own of so many kB at `folder`, in a mount namespace that ends with it."""
-    folder.mkdir()
-    mount = [*UNSHARE, "sh", "-c", f'mount -t tmpfs -o size={size_kb}k tmpfs "{folder}" && exec "$@"', "sh"]
-    if subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("a disk cannot be mounted here: needs root or user namespaces")
-    code = f"folder = {str(folder)!r}\n{textwrap.dedent(code)}"
-    return subprocess.run(
-        [*mount, sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=PROJECT
-    )
 
 
 def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path):
