@@ -58,10 +58,14 @@ class Sent:
 
     def weight_of_one(self, local: LocalTraining) -> float:
         """By how much the mean example's gradient at the start is in change x examples, with its sign turned."""
-        return local.lr * local_norm(local, self.steps) * self.examples / self.steps / min(local.batch_size, self.examples)
+        return (
+            local.lr * local_norm(local, self.steps) * self.examples / self.steps / min(local.batch_size, self.examples)
+        )
 
 
-def sent(start: Head, part: Part, name: str, server_round: int = 1, local: LocalTraining = LOCAL, seed: int = 3) -> Sent:
+def sent(
+    start: Head, part: Part, name: str, server_round: int = 1, local: LocalTraining = LOCAL, seed: int = 3
+) -> Sent:
     """A round at one hospital, by the code of a run; features are standardised."""
     trained = train_head(start, Examples(part.features, part.labels), local, seed_of(seed, server_round, name))
     return Sent(trained.head, len(part.labels), trained.steps)

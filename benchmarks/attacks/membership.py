@@ -41,7 +41,9 @@ from common.sums import Sums
 
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
 EPSILON = 3.0
-SOURCE = "Yeom et al. 2018, arXiv 1709.01604; Carlini et al. 2022, arXiv 2112.03570; Homer et al. 2008, PLoS Genetics 4(8)"
+SOURCE = (
+    "Yeom et al. 2018, arXiv 1709.01604; Carlini et al. 2022, arXiv 2112.03570; Homer et al. 2008, PLoS Genetics 4(8)"
+)
 
 
 def plain(trains: Sequence[Part]) -> Head:
@@ -142,7 +144,9 @@ def attack_updates(whole: list[Part], models: int, noised_models: int, target: i
         single.append(signals(replies[_places(trains)[target]].head, given[-1], one_codes))
         total.append(signals(mean_head(start, replies), given[-1], one_codes))
         weights = np.array([reply.weight_of_one(LOCAL) for reply in replies])[_places(trains)[owners]][:, None]
-        by_single.append(_images_traced(start, [replies[_places(trains)[target]]], given[-1], weights[owners == target], one_codes))
+        by_single.append(
+            _images_traced(start, [replies[_places(trains)[target]]], given[-1], weights[owners == target], one_codes)
+        )
         by_total.append(_images_traced(start, replies, given[-2], weights, codes)[theirs])
     known = inside[:, theirs]
     trace = [[auroc(e, k) for e, k in zip(found, known, strict=True)] for found in (by_single, by_total)]
