@@ -1,6 +1,7 @@
 """3. Which image is it? Features of single images from the update of a hospital that has few.
 
-The gradient of softmax(W x + b) at one example is (p - y) x^T, so each row of it is that example's features but for the scale (Geiping et al. 2020, arXiv 2003.14053, proposition 3.1). Of several examples it is a weighted sum. Then:
+The gradient of softmax(W x + b) at one example is (p - y) x^T, so each row of it is that example's features but for
+the scale (Geiping et al. 2020, arXiv 2003.14053, proposition 3.1). Of several examples it is a weighted sum. Then:
   - cosine: of a row with the nearest of the hospital's own feature vectors;
   - nearest image: whether the image, of all images there are, whose features are nearest is one of the hospital's;
   - all images: which part of the hospital's images a sparse search finds, who knows how many there are (orthogonal matching

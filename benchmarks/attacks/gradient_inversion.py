@@ -1,9 +1,9 @@
 """4. What did the image look like? Gradient inversion where everything is tuned (`tune: full`).
 
-The coordinator knows the network before and after, so the gradient, if the hospital made one step on one image (weight decay taken
-out). Of a vision transformer the image follows in closed form, at full size; of a convolutional network an image is searched whose
-gradient has the same direction, from the mean of other radiographs on. It knows that radiographs are grey, and the label, which the
-gradient of the bias tells (Zhao et al. 2020, arXiv 2001.02610).
+The coordinator knows the network before and after, so the gradient, if the hospital made one step on one image (weight decay
+taken out). Of a vision transformer the image follows in closed form, at full size; of a convolutional network an image is searched
+whose gradient has the same direction, from the mean of other radiographs on. The attacker knows that radiographs are grey, and the
+label, which the gradient of the bias tells (Zhao et al. 2020, arXiv 2001.02610).
 
 The updates are made by `client.deep`. Letters: K hospitals, N images, C classes, S side in pixels.
 """
@@ -123,14 +123,19 @@ def gradient_of_network(job: Job, start: Model, label: int) -> tuple[Gradient, l
     return gradient, ["weight", "bias", *parameters]
 
 
-def attack(folder: Path, targets: int, iterations: int, settings: Mapping[str, tuple[int, int, int]] = SETTINGS) -> Table:
+def attack(
+    folder: Path, targets: int, iterations: int, settings: Mapping[str, tuple[int, int, int]] = SETTINGS
+) -> Table:
     """On images of one collection (the folder of a hospital)."""
     rows = [row for row in read_rows(folder) if row.label in CLASSES]
     pool = [(rows[place].path, rows[place].label) for place in np.random.default_rng(4).permutation(len(rows))]
     wanted, others, known = pool[:targets], pool[targets : targets + 60], pool[-60:]
     found: dict[str, list[tuple[float, float, float]]] = {}
     for target in wanted:
-        prior, true = torch.cat([_pixels(path, 224) for path, _ in known]).mean(0, keepdim=True), _pixels(target[0], 224)
+        prior, true = (
+            torch.cat([_pixels(path, 224) for path, _ in known]).mean(0, keepdim=True),
+            _pixels(target[0], 224),
+        )
         found.setdefault("nothing: the mean of other radiographs", []).append(similarity(prior, true))
         for name, (images, epochs, hospitals) in settings.items():
             groups = [[target, *others[: images - 1]], *(others[10 + 4 * one :][:4] for one in range(hospitals))]

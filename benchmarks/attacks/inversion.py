@@ -37,7 +37,9 @@ def put_together(patches: np.ndarray) -> np.ndarray:
     return np.asarray(rows.reshape(3, side * size, side * size))
 
 
-def searched(gradient_of: Gradient, wanted: Sequence[Tensor], begin: Tensor, iterations: int, lr: float = 0.02) -> Tensor:
+def searched(
+    gradient_of: Gradient, wanted: Sequence[Tensor], begin: Tensor, iterations: int, lr: float = 0.02
+) -> Tensor:
     """A grey image (1, 3, S, S) whose gradient has the direction of `wanted`, from `begin`; it is smooth, too.
 
     Source: Geiping et al. 2020, arXiv 2003.14053, equation 4, with Adam on signed gradients and total variation.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.attacks.federation import CLASSES, LOCAL, Sent, sent, standardised, summed
+from benchmarks.attacks.federation import CLASSES, LOCAL, Sent, method_of, sent, standardised, summed
 from benchmarks.attacks.table import Table
 from benchmarks.privacy.private_heads import Part, descended, spending_of
 from common.drift import local_norm
@@ -21,8 +21,8 @@ from common.methods import LocalTraining
 
 SOURCE = "Wainakh et al. 2021, arXiv 2105.09369"
 EPSILON = 3.0
-ROUNDS = 10
-"""With the hospital, and without: fedavg has 20 by default."""
+FULL_BATCHES = method_of("fedavg", batch_size=1_000_000, weight_decay=0.0).local
+"""What the coordinator may write into the job as well."""
 
 
 def shares(bias_change: np.ndarray, weight: float) -> np.ndarray:
@@ -78,32 +78,30 @@ def attack(trains: list[Part], draws: int, noised_draws: int, target: int = 0, o
         true = float(one.labels.mean())
         rest = [part for place, part in enumerate(given) if place != target]
         slope, offset = calibrated(given[others], len(one.ids), LOCAL, start)
-        rounds = [
-            [sent(start, part, f"hospital-{place}", server_round) for place, part in enumerate([one, *rest])]
-            for server_round in range(1, 2 * ROUNDS + 1)
+        replies = [sent(start, part, f"hospital-{place}") for place, part in enumerate([one, *rest])]
+        whole = [
+            [sent(start, part, f"hospital-{place}", number, FULL_BATCHES) for place, part in enumerate([one, *rest])]
+            for number in (1, 2)
         ]
-        first = rounds[0]
-        pooled = sum(part.labels.sum() for part in [one, *rest]) / sum(len(part.labels) for part in [one, *rest])
-        everyone = sum(reply.examples for reply in first)
-        estimate = from_sum(summed(start, first), everyone, first, LOCAL)[1]
-        # From one head again and again, the hospital in half of the rounds: the difference of the means is its update, nearly.
-        with_it = np.mean([summed(start, replies) for replies in rounds[:ROUNDS]], axis=0)
-        left = with_it - np.mean([summed(start, replies[1:]) for replies in rounds[ROUNDS:]], axis=0)
+        # Two rounds from one head, the hospital in the first alone: the difference of the sums is its update.
+        left = summed(start, whole[0]) - summed(start, whole[1][1:])
+        number = sum(reply.examples for reply in replies)
         guesses = {
             "nothing": 0.5,
-            "the hospital's update, plain": slope * from_update(start, first[0], LOCAL)[1] + offset,
-            "the secure sum over four hospitals": estimate,
-            "the true share of the pool": pooled,
-            f"secure sums of {2 * ROUNDS} rounds from one head, the hospital in {ROUNDS}": slope
-            * from_sum(left, first[0].examples, first[:1], LOCAL)[1]
-            + offset,
+            "plain update": slope * from_update(start, replies[0], LOCAL)[1] + offset,
+            "plain update, the job says full batches": from_update(start, whole[0][0], FULL_BATCHES)[1],
+            "secure sum over four hospitals": from_sum(summed(start, replies), number, replies, LOCAL)[1],
+            "the true share of the pool": sum(part.labels.sum() for part in [one, *rest]) / number,
+            "secure sums of two rounds from one head, full batches, the hospital in one": from_sum(
+                left, len(one.ids), whole[0][:1], FULL_BATCHES
+            )[1],
         }
         if draw < noised_draws:
             raw = [
                 _raw_like(trains, given, target, one),
                 *(part for place, part in enumerate(trains) if place != target),
             ]
-            guesses[f"the first secure sum of (b) descent, epsilon {EPSILON:g}"] = _noised(raw, draw)
+            guesses[f"first secure sum of (b) descent, epsilon {EPSILON:g}"] = _noised(raw, draw)
         for name, guess in guesses.items():
             errors.setdefault(name, []).append(abs(float(np.clip(guess, 0, 1)) - true))
     columns = ("the attacker sees", "mean error of the hospital's share of pneumonia", "largest error")

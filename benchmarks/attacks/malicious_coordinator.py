@@ -81,7 +81,9 @@ class Hospitals:
         roster = Roster({name: public_line(key) for name, key in keys.items()})
         self.identities = {name: Identity(name, key, roster) for name, key in keys.items()}
 
-    def begun(self, subjects: Mapping[str, Subject], target: str) -> tuple[dict[str, Terms], Combiner, dict[str, Participant]]:
+    def begun(
+        self, subjects: Mapping[str, Subject], target: str
+    ) -> tuple[dict[str, Terms], Combiner, dict[str, Participant]]:
         """A session of some hospitals, each told terms of its own subject; the coordinator goes by the target's.
 
         Raises:
@@ -203,7 +205,12 @@ def attack(trains: list[Part], target: int = 0) -> Table:
         ("no lie: the sum of four", rest, lambda *given: given[0].sum(given[1], subject_of(1, start), name), 2),
         ("a model from which nothing moves for all others", singled, inconsistent_models, 2),
         ("the same, all having signed one digest", singled, one_digest_two_models, 2),
-        ("its own keys in the place of others'", error_of(naive_masks.by_forged_keys(changes, target), true), forged_keys, 2),
+        (
+            "its own keys in the place of others'",
+            error_of(naive_masks.by_forged_keys(changes, target), true),
+            forged_keys,
+            2,
+        ),
         ("the same session asked twice", error_of(naive_masks.by_replay(changes, target), true), replay, 2),
         ("a second sum without the hospital, same round", shrunk, shrinking, 2),
         ("a second sum without it, next round, same model", shrunk, next_round, 2),

@@ -1,12 +1,14 @@
 """6. A hospital that lies: scaled, sign-flipped, mislabelled and backdoored updates, against every method that has rounds.
 
-All training patients of the chest task are dealt to hospitals of like size, one of which is malicious: four honest ones, or as many
-more as the method needs. The backdoor is a direction in feature space: added to the features of an image it should make pneumonia
-look normal. Attacks:
+All training patients of the chest task are dealt to hospitals of like size, one of which is malicious: four honest ones, or as
+many more as the method needs. The backdoor is a direction in feature space: added to the features of an image it should make
+pneumonia look normal. Attacks:
   - sign-flipped: the change of an honest update, turned round and ten times as long;
   - labels flipped: an honest training on false labels, ten times as long;
-  - backdoor: training on images with the trigger, labelled normal, beside honest ones; plain, or the change ten times as long (model
-    replacement: Bagdasaryan et al. 2020, arXiv 1807.00459); or ten times as long and cut to what the guard still lets pass.
+  - backdoor: training on images with the trigger, labelled normal, beside honest ones; plain, or the change ten times as long
+    (model replacement: Bagdasaryan et al. 2020, arXiv 1807.00459); or ten times as long and cut to what the guard still lets pass;
+    or, by a hospital that knows all other updates, pulled so near to their mean that it stands out least (in the manner of Baruch et
+    al. 2019, arXiv 1902.06156).
 
 Letters: C classes, D features, K hospitals.
 """
@@ -15,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from flwr.supercore.task_identity import TaskIdentity
 
 from benchmarks.attacks.federation import CLASSES, joined, method_of, standardised
 from benchmarks.attacks.table import Table, Value
@@ -25,7 +28,7 @@ from common.methods import METHODS, Method
 from common.model import Model
 from server.strategies import STRATEGIES, Aggregator, Update, hospitals_needed
 
-SOURCE = "Bagdasaryan et al. 2020, arXiv 1807.00459; Blanchard et al. 2017, NeurIPS; Li et al. 2019, arXiv 1811.03761"
+SOURCE = "Bagdasaryan et al. 2020, arXiv 1807.00459; Baruch et al. 2019, arXiv 1902.06156"
 NORMAL, PNEUMONIA = 0, 1
 MALICIOUS = "hospital-m"
 SCALE = 10.0
@@ -70,13 +73,24 @@ def scaled(start: Head, after: Head, factor: float, most: float = np.inf) -> Hea
     )
 
 
+def near(head: Head, others: Sequence[Head]) -> Head:
+    """The head, pulled towards the mean of the others until it is half as far from it as the nearest of them."""
+    weight, bias = (np.mean([getattr(one, part) for one in others], axis=0) for part in ("weight", "bias"))
+    mean = Head(weight, bias)
+    return scaled(mean, head, 1.0, 0.5 * min(one.distance(mean) for one in others))
+
+
 @dataclass(frozen=True)
 class Attack:
-    """data: what the malicious hospital trains on. factor: of its change. fits: it cuts its change to the guard's norm."""
+    """data: what the malicious hospital trains on. factor: of its change. fits: it cuts its change to the guard's norm.
+
+    near: it goes no further from the mean of the others than half of what the nearest of them does.
+    """
 
     data: Callable[[Part, Trigger], Part] = lambda part, _: part
     factor: float = 1.0
     fits: bool = False
+    near: bool = False
 
 
 ATTACKS = {
@@ -85,7 +99,8 @@ ATTACKS = {
     "labels flipped x10": Attack(lambda part, _: relabelled(part, 1 - part.labels), SCALE),
     "backdoor": Attack(poisoned),
     "backdoor x10": Attack(poisoned, SCALE),
-    "backdoor, within the guard": Attack(poisoned, SCALE, fits=True),
+    "backdoor x10, cut to the guard": Attack(poisoned, SCALE, fits=True),
+    "backdoor near the others": Attack(poisoned, near=True),
 }
 
 
@@ -99,6 +114,8 @@ def federated(method: Method, parts: Sequence[Part], attack: Attack, trigger: Tr
 
     bound: guard.max_update_norm; what moves further is dropped, as in `server/guard.py`.
     """
+    # Flower's messages, of which its strategies are fed, want a run to belong to.
+    TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
     names = [f"hospital-{place}" for place in range(len(parts) - 1)] + [MALICIOUS]
     examples = {name: len(part.labels) for name, part in zip(names, parts, strict=True)}
     aggregator, current = Aggregator(method, examples), Model(Head.zeros(CLASSES, parts[0].features.shape[1]))
@@ -112,6 +129,8 @@ def federated(method: Method, parts: Sequence[Part], attack: Attack, trigger: Tr
                 current.head, given, method.local, seed_of(seed, server_round, name), corrections.get(name)
             )
             head = scaled(current.head, trained.head, attack.factor, bound * 0.999 if attack.fits else np.inf)
+            if liar and attack.near:
+                head = near(trained.head, [update.model.head for update in updates])
             update = Update(name, Model(head if liar else trained.head), examples[name], trained.steps)
             if update.model.distance(current) <= bound:
                 updates.append(update)

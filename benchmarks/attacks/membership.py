@@ -1,8 +1,8 @@
 """1. Can it be told who was trained on? Membership inference against final heads, single updates, secure sums and noised sums.
 
 Each model is trained on half of the patients of the chest task's hospitals, another half each time; the attacker has what the
-setting says and all patients' images and labels, and must say of each patient whether it was in. Three attacks, each judged by the
-AUROC over patients (0.5: knows nothing):
+setting says and all patients' images and labels, and must say of each patient whether it was in. Three attacks, each judged by
+the AUROC over patients (0.5: knows nothing):
   - loss: the lower the mean loss of the patient's images, the more likely in (Yeom et al. 2018, arXiv 1709.01604);
   - likelihood ratio: the patient's mean confidence, as log-odds, against its normal distributions in the other models with
     and without this patient (Carlini et al. 2022, arXiv 2112.03570, section IV, with one variance for all patients). The other
@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.attacks.federation import (
     LOCAL,
-    auroc,
     Sent,
+    auroc,
     joined,
     mean_head,
     residuals_of,

@@ -1,4 +1,4 @@
-"""A protocol of pairwise masks and nothing else: no signatures, no memory, no digest of what is asked. What attack 5 is told against.
+"""Pairwise masks and nothing else: no signatures, no memory, no digest of what is asked. What attack 5 is compared with.
 
 Letters: C classes, D features, L numbers of the vector, K hospitals.
 """
@@ -62,7 +62,9 @@ def total_of(hospitals: Sequence[Naive], among: Sequence[int]) -> np.ndarray:
     return _numbers(hospitals[0], total)
 
 
-def by_inconsistent_models(changes_of: Callable[[Sequence[bool]], Sequence[np.ndarray]], hospitals: int, target: int) -> np.ndarray:
+def by_inconsistent_models(
+    changes_of: Callable[[Sequence[bool]], Sequence[np.ndarray]], hospitals: int, target: int
+) -> np.ndarray:
     """What the target is sent moves its head, what the others are sent moves nothing: the sum is the target's change.
 
     changes_of: the changes (C, D + 1) of all hospitals, given which of them get the honest model.

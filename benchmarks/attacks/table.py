@@ -11,7 +11,7 @@ Value = float | str | Sequence[float]
 
 @dataclass(frozen=True)
 class Table:
-    """title: the attack. source: where it is from. columns: the first says what the attacker sees, the others what is measured."""
+    """title: the attack. source: where it is from. columns: what the attacker sees or does, then what is measured."""
 
     title: str
     source: str
