@@ -1,4 +1,4 @@
-"""The phases of secure aggregation as part of the contract: their messages, entry by entry, as in `common/secure_sum/messages.py`.
+"""The phases of secure aggregation in the contract: their messages, entry by entry, as in `common/secure_sum/messages.py`.
 
 Letters: P participants of a session, L numbers of the vector.
 """

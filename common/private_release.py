@@ -1,7 +1,7 @@
 """The noise of each noised answer of a private job: hospital and coordinator compute the same, from the job and the terms.
 
-A job makes one release of the centre of the features and then either one of sums or one of a gradient in each round; together they
-spend the job's (epsilon, delta), no more (`common.dp.accounting`).
+A job makes one release of the centre of the features, then either one of sums or one of a gradient in each round; together
+they spend the job's (epsilon, delta), no more (`common.dp.accounting`).
 """
 
 from common.dp.accounting import Spending, noise_multiplier

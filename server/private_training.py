@@ -66,11 +66,11 @@ class PrivateTraining:
         self._job = job = asking.questions.job
         self._descent = descent_of(job)
         self._state = DescentState.start(job.num_classes, job.num_features)
-        self.choice: Mapping[str, object] | None = None
+        self.choice: Mapping[str, object] | None = None  # nothing is chosen
         self.best_model, self.best_round, self.done = Model(self._state.head), None, 0
         if resume is not None:
             self.done = self.best_round = resume.last.number
-            self.best_model, self.choice = resume.best_model, resume.choice
+            self.best_model = resume.best_model
             kept = resume.strategy
             if job.method.noised_gradients:
                 self._state = DescentState(kept["weight"], kept["velocity"], kept["summed"], self.done)
@@ -98,7 +98,6 @@ class PrivateTraining:
         noised = _sum(self._asking, "noised-statistics", 1)
         head = solve(noised.values, job.num_classes, noised.sigma)
         self.best_model = Model(head if job.method.projection is None else unprojected(head, projection_of(job)))
-        self.choice = {"noise": noised.sigma, "patients": round(self._patients)}
         return noised
 
     def _descend(self, number: int) -> Noised:
@@ -132,7 +131,6 @@ class PrivateTraining:
             best_model=self.best_model,
             standardisation=standardisation_in(asking),
             strategy=state if self._job.method.noised_gradients else {},
-            choice=self.choice,
             spent=asking.meter.spent,
             failures=asking.failures.found,
         )

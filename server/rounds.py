@@ -37,7 +37,7 @@ class Outcome:
     described: what hospitals have; pooled and test: counts of the test patients, of all and by hospital. Under secure aggregation
     only sums are known: described has one entry, for all hospitals, and test none; in a private job described has none either.
     failures: hospitals that were missing somewhere, with the reason. choice: how the closed-form head came about; None without
-    one. after: what was asked when the model was there. Bytes, seconds and failures are of all processes of a resumed run.
+    one. patients: in training, by the noised count of a private job. after: what was asked when the model was there. Bytes, seconds and failures are of all processes of a resumed run.
     """
 
     members: Members
@@ -52,6 +52,7 @@ class Outcome:
     bytes_up: int
     seconds: Mapping[str, float]
     choice: Mapping[str, object] | None
+    patients: int | None
     after: Afterwards
 
 
@@ -118,6 +119,7 @@ def run_job(
         bytes_up=meter.bytes_up,
         seconds=meter.seconds,
         choice=training.choice,
+        patients=round(patients) if job.private else None,
         after=after,
     )
 

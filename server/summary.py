@@ -77,6 +77,7 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
             }
             for name, one in described.items()
         },
+        "patients": outcome.patients,
         "closed_form": outcome.choice,
         "cross_site": {
             trained: {where: asdict(derive(counts)) for where, counts in row.items()}
