@@ -37,7 +37,8 @@ class Outcome:
     described: what hospitals have; pooled and test: counts of the test patients, of all and by hospital. Under secure aggregation
     only sums are known: described has one entry, for all hospitals, and test none; in a private job described has none either.
     failures: hospitals that were missing somewhere, with the reason. choice: how the closed-form head came about; None without
-    one. patients: in training, by the noised count of a private job. after: what was asked when the model was there. Bytes, seconds and failures are of all processes of a resumed run.
+    one. patients: in training, by the noised count of a private job. after: what was asked when the model was there. Bytes,
+    seconds and failures are of all processes of a resumed run.
     """
 
     members: Members

@@ -142,7 +142,7 @@ class SecureSums:
 
     def noised(self, kind: str, number: int = 0, arrays: NamedArrays | None = None) -> tuple[Noised | None, Told]:
         """The noised sum that a private job asks for (`common.private_release.NOISED`); None if it could not be had."""
-        fields = {"round": number} if number else {}
+        fields = {"round": number} if kind == "gradient" else {}
         total, told = self._total(kind, number, arrays, fields)
         if total is None:
             return None, told
