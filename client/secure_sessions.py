@@ -137,7 +137,7 @@ class SecureSessions:
         key, roster = self._file.node_key, self._file.roster
         if key is None or roster is None:
             raise SecureSumError(
-                "this hospital's file names no node_key and no roster; they are node_key and roster.txt of its kit: put their paths "
+                "this hospital's file names no node_key and no roster: put the paths of its kit's node_key and roster.txt "
                 "into hospital.yaml"
             )
         try:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ConfigError
-from common.job import SELECTABLE, Job, job_from_json, load_job, parse_job, require_runnable
+from common.job import SELECTABLE, Job, job_from_json, load_job, parse_job
 from common.metrics import HIGHER_IS_BETTER
 
 MINIMAL: dict[str, Any] = {
@@ -101,7 +101,7 @@ def test_another_job_has_another_id(changes: dict[str, Any]) -> None:
         {},
         {"classes": ["Prüfung", "日本"]},
         {"method": {"name": "multikrum", "malicious_hospitals": 1}},
-        {"privacy": {"differential_privacy": {"epsilon": 3}}},
+        {"privacy": {"secure_aggregation": True, "differential_privacy": {"epsilon": 3}}},
         {"backbone": {"name": "vgg16", "weights": {"file": "vgg16.safetensors", "sha256": DIGEST}}},
     ],
 )
@@ -265,15 +265,6 @@ def test_fractions_must_leave_patients_for_training() -> None:
 
 def test_every_metric_a_round_is_selected_by_exists() -> None:
     assert set(SELECTABLE) <= set(HIGHER_IS_BETTER)
-
-
-def test_what_cannot_be_given_is_refused_not_left_out() -> None:
-    require_runnable(job())
-    with pytest.raises(ConfigError, match=r"'pneumonia-xray': privacy\.secure_aggregation: asked for"):
-        require_runnable(job(privacy={"secure_aggregation": True}))
-    both = job(privacy={"secure_aggregation": True, "differential_privacy": {"epsilon": 3}})
-    with pytest.raises(ConfigError, match=r"privacy\.secure_aggregation and privacy\.differential_privacy: asked for"):
-        require_runnable(both)
 
 
 def test_deep_tuning_needs_rounds() -> None:

@@ -40,7 +40,7 @@ JOBS: dict[str, tuple[Job, wire.Shapes]] = {
     "deep": (job(method="fedavg", tune="last-blocks"), SHAPES),
     "deep-scaffold": (job(method="scaffold", tune="last-blocks"), SHAPES),
 }
-DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21}
+DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21, "P": 3, "L": 7}
 """Of the schemas below; D is small to be quick."""
 
 
