@@ -56,7 +56,8 @@ nothing about diagnosis, and its model must never be used for one.</div>
 {% endfor %}
 </div>
 <p class="note">{{ summary.metrics.pooled.n | number }} test images
-{%- if test_patients %} of {{ test_patients | number }} patients{% endif %}, all hospitals pooled. Sensitivity, specificity, F1, AUROC and AP are {% if classes | length == 2 %}those of <i>{{ classes[1] }}</i>{% else %}
+{%- if test_patients %} of {{ test_patients | number }} patients{% endif %}, all hospitals pooled. Sensitivity,
+specificity, F1, AUROC and AP are {% if classes | length == 2 %}those of <i>{{ classes[1] }}</i>{% else %}
 means over the classes that have test images, each against the rest{% endif %}.</p>
 
 <h2>What this is and is not</h2>
