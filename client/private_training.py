@@ -5,7 +5,7 @@ linear layer's per-sample gradient adds over the images, so a patient's gradient
 whatever classes they are, and is clipped as one: that of `common.dp.gradient_descent.clipped_gradient_sum`.
 
 What is not Opacus's, and why:
-  - noise and draws. Its secure mode needs torchcsprng, which does not build for this torch; without it they are a Mersenne
+  - noise and draws. Its secure mode needs torchcsprng, which pip does not find; without it they are a Mersenne
     twister's, which torch seeds with 32 bits: 2^32 streams can be tried out. Here both come from the operating system, and noise
     is put on a grid first (`common.dp.noise`). `add_noise` is the method that Opacus's own optimizers override as well.
   - the divisor. Opacus divides by the exact number of samples, which tells it; here it is a noised or public number.
@@ -50,10 +50,10 @@ _AT_ONCE = 128
 class PrivateTraining:
     """What a hospital does in one round.
 
-    noise_multiplier: deviation of the noise on a step's sum, over the clip; 0 is no privacy. clip: L2 norm of what a patient adds
-    to a step, may be infinite without noise. lr: of the mean gradient. steps: in each round. sampling_rate: probability with which a
-    patient takes part in a step, 1: everyone; fewer cost less time, and more noise for the same epsilon. momentum: in [0, 1),
-    from zero in each round.
+    noise_multiplier: deviation of the noise on a step's sum, over the clip; 0 is no privacy. clip: L2 norm of what a patient
+    adds to a step, may be infinite without noise. lr: of the mean gradient. steps: in each round. sampling_rate: probability
+    with which a patient takes part in a step, 1: everyone; fewer cost less time, and more noise on the mean for the same
+    epsilon. momentum: in [0, 1), from zero in each round.
     """
 
     noise_multiplier: float
@@ -124,7 +124,7 @@ def train_head_privately(
         raise ConfigError(f"number of patients: expected the noised one, at least 1, got {number}")
     with one_thread():
         # float64: a float32 sum of many patients can move by more than the clip when one is taken out.
-        layer = torch.nn.Linear(*reversed(start.weight.shape), dtype=torch.float64)
+        layer = torch.nn.Linear(start.weight.shape[1], start.weight.shape[0], dtype=torch.float64)
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(start.weight))
             layer.bias.copy_(torch.from_numpy(start.bias))

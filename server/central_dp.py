@@ -75,10 +75,10 @@ class CentralDp:
         total = np.zeros_like(before)
         for update in sorted(updates, key=lambda one: one.hospital):
             change = _vector(update.model) - before
-            norm = np.linalg.norm(change)
+            norm = np.asarray(np.linalg.norm(change))
             if not np.isfinite(norm):
                 raise FederationError(f"central privacy: the update of {update.hospital} is not finite")
-            total += change * bounding(norm, self.clip)
+            total += bounding(norm, self.clip) * change
         if self.noise_multiplier > 0:
             sigma = sigma_with_rounding(self.clip, self.noise_multiplier, total.size, honest=1)
             total = from_units(noised(total, sigma, entropy), sigma)

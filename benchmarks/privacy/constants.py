@@ -25,7 +25,9 @@ DESCENTS = [
 ]
 CLOSED = list(itertools.product((128, 256, 512), (0.1, 0.25, 1.0)))
 LOCALS = [
-    Local(rounds=rounds, steps=steps, sampling_rate=rate, lr=lr, momentum=momentum, clip=clip, spread=spread, least=least)
+    Local(
+        rounds=rounds, steps=steps, sampling_rate=rate, lr=lr, momentum=momentum, clip=clip, spread=spread, least=least
+    )
     for rounds, steps, rate, lr, momentum, clip, spread, least in (
         (20, 4, 1.0, 1.0, 0.0, 0.7, 0.14, 0),
         (20, 4, 1.0, 2.0, 0.0, 0.7, 0.14, 0),

@@ -186,9 +186,7 @@ def locally_private(trains: list[Part], centre_mu: float, multiplier: float, ent
     taken = [k for k, number in enumerate(numbers) if number >= local.least]
     standardisation, _ = centre_of(sum(sums[k] for k in taken), local.spread)
     features = {k: standardisation.apply(trains[k].features) for k in taken}
-    private = PrivateTraining(
-        multiplier, local.clip, local.lr, local.steps, local.sampling_rate, local.momentum
-    )
+    private = PrivateTraining(multiplier, local.clip, local.lr, local.steps, local.sampling_rate, local.momentum)
     head = Head.zeros(CLASSES, trains[0].features.shape[1])
     for _ in range(local.rounds):
         heads = [
