@@ -99,7 +99,7 @@ class CentralDp:
         try:
             account = RdpAccountant(config)
         except ImportError as error:
-            raise ConfigError("client-level accounting needs dp-accounting: pip install 'consilium[dp]'") from error
+            raise ConfigError("client-level accounting needs dp-accounting: pip install 'flwr[dp]'") from error
         account.compose(GaussianPrivacyEvent(self.noise_multiplier, self.expected, self.hospitals), rounds)
         return account.get_epsilon(delta)
 

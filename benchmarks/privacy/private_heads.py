@@ -154,7 +154,7 @@ class Local:
     rounds: int = 20
     steps: int = 4
     sampling_rate: float = 1.0
-    lr: float = 0.5
+    lr: float = 2.0
     momentum: float = 0.0
     clip: float = 0.7
     spread: float = 0.14

@@ -143,5 +143,5 @@ def test_what_protects_nobody_is_refused():
 
 def test_without_the_accountant_s_package_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "dp_accounting", None)
-    with pytest.raises(ConfigError, match=r"consilium\[dp\]"):
+    with pytest.raises(ConfigError, match=r"flwr\[dp\]"):
         CentralDp(1.0, 1.0, 3).spent(1, 1e-5)
