@@ -24,7 +24,7 @@ HOSPITALS = (4, 30, 100, 300, 1000)
 EPSILONS = (0.5, 1.0, 3.0, 8.0, np.inf)
 DELTA = 1e-5
 PATIENTS, FEATURES, CLASSES, STEPS, LR = 100, 64, 2, 5, 0.5
-ROUNDS, CLIP = 5, 0.25
+ROUNDS, CLIP = 10, 0.25
 
 
 def federation(hospitals: int, rng: np.random.Generator, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
