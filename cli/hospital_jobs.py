@@ -93,7 +93,7 @@ def _show_budget(job: "Job", own: "HospitalFile") -> None:
     before = entries[-1].epsilon_total if entries else 0.0
     spent = sum(entry.epsilon for entry in entries if entry.job_id == job.job_id)
     typer.echo(
-        f"epsilon: {before:g} spent so far by this hospital's ledger, of this job {spent:g}; it spends {budget.epsilon:g} in all; "
+        f"epsilon: {before:g} spent so far by this ledger, of this job {spent:g}; it spends {budget.epsilon:g} in all; "
         f"limit {'none' if limit is None else f'{limit:g}'} (policy.max_epsilon_total)"
     )
 

@@ -3,7 +3,7 @@
 Everything a hospital and the coordinator would do is done by the functions of common/dp, hospital by hospital.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from common.dp.noise import Entropy, from_units, noised, share_scale, sigma_with
 from common.dp.noisy_sums import PROJECTED, RIDGE, SPREAD, bounded_sums, numbers_of, sensitivity_of, solve, unprojected
 from common.dp.per_patient import Patients
 from common.dp.private_features import COUNT_PART, SENSITIVITY, centre_of, centre_sums, stage_normalised
-from common.head import Head
+from common.head import Head, Standardisation
 from common.job import parse_job
 from common.metrics import count, derive
 from common.projection import projection_of
@@ -123,8 +123,12 @@ def descended(
     entropy: Entropy,
     descent: Descent | None = None,
     honest: int | None = None,
+    watch: Callable[[Standardisation, Head, np.ndarray], None] = lambda *_: None,
 ) -> tuple[Head, float]:
-    """(b): descent on noised sums of clipped gradients; and the noised number of patients."""
+    """(b): descent on noised sums of clipped gradients; and the noised number of patients.
+
+    watch: called with what the coordinator sees of each step: the standardisation, the head, the noised sum (C, D + 1).
+    """
     descent = descent or Descent()
     honest = honest or len(trains)
     patients = [Patients.of(one.ids) for one in trains]
@@ -137,6 +141,7 @@ def descended(
             for x, one, product in zip(features, trains, products, strict=True)
         ]
         total, _ = summed(gradients, descent.sensitivity, spending.sums_mu, descent.steps, honest, entropy)
+        watch(standardisation, state.head, total)
         state = step(state, total, number, descent)
     return standardisation.fold(result(state, descent)), number
 

@@ -1,0 +1,1 @@
+"""What Consilium costs and gives, measured; a package, because other distributions install one of the same name."""
