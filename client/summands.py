@@ -22,7 +22,7 @@ from common.packed import AnyArray, Packed
 from common.private_release import noise_scale
 from common.secure_sum.layout import within_norm
 from common.secure_sum.terms import Terms
-from common.summed import Question
+from common.summed import Question, in_two_parts
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,15 @@ def summand(part: Participation, question: Question, request: Packed, terms: Ter
 
 
 def _holdings(part: Participation, question: Question, request: Packed) -> Arrays:  # noqa: ARG001
-    packed = part.prepared.description.pack()
+    told = part.prepared.description
+    fields = told.pack().fields
     counted = ("examples", "other-labels", "unreadable", "decoded", "cached")
-    return {**packed.arrays, **{name: np.array(packed.fields[name], np.int64) for name in counted}}
+    return {
+        **{"images": told.images, "patients": told.patients},
+        **in_two_parts("sums", told.sums),
+        **in_two_parts("squares", told.squares),
+        **{name: np.array(fields[name], np.int64) for name in counted},
+    }
 
 
 def _statistics(part: Participation, question: Question, request: Packed) -> Arrays:  # noqa: ARG001

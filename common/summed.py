@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Self, cast
 
+import numpy as np
+
 from common.dp.noisy_sums import numbers_of
 from common.errors import ConfigError
-from common.head import Float32
+from common.head import Float32, Float64
 from common.job import Job
 from common.metrics import CALIBRATION_BINS, SCORE_BINS
 from common.model import digest_of_arrays
@@ -33,8 +35,11 @@ from common.wire import EVALUATED_PARTS, MAX_HEADS, PARTS, SUMMED, SUMMED_BY, Sh
 
 FRACTION_BITS = 24
 """Of reals: an error of K / 2 * 6e-8 in a sum over K hospitals, and a range of 5e11 / K."""
-SQUARES_BITS = 20
-"""Of sums of squares of raw features, which may be large: a range of 8e12 / K."""
+HIGH_BITS, LOW_BITS = 20, 60
+"""Of sums over raw features, which may be of any size: in two parts, a range of 8e12 / K and an error of K / 2 * 9e-19."""
+
+LOW = "-low"
+"""After the name of an array that is what another one rounds away."""
 
 _ROUND = ("fit", "gradient")
 _EVALUATE = re.compile(rf"evaluate:({'|'.join(EVALUATED_PARTS)}):(\d{{1,5}}):(\d{{1,3}}):([0-9a-f]{{16}})")
@@ -108,7 +113,11 @@ def layout_of(question: Question, job: Job, tuned: Shapes) -> Layout:
         case "holdings":
             counts = {"images": (len(PARTS), classes), "patients": (len(PARTS),)}
             counts |= dict.fromkeys(("examples", "other-labels", "unreadable", "decoded", "cached"), ())
-            slots = [*_counts(counts), _real("sums", features), Slot("squares", (features,), "real", SQUARES_BITS)]
+            parts = [("", HIGH_BITS), (LOW, LOW_BITS)]
+            of_features = [
+                Slot(f"{name}{part}", (features,), "real", bits) for name in ("sums", "squares") for part, bits in parts
+            ]
+            slots = [*_counts(counts), *of_features]
         case "statistics":
             slots = [_real("gram", dims["T"]), _real("class-sums", dims["S"], classes), *_counts({"examples": ()})]
         case "fit":
@@ -124,6 +133,12 @@ def layout_of(question: Question, job: Job, tuned: Shapes) -> Layout:
         case _:
             slots = _counts({"units": (classes, features + 1)})
     return Layout(tuple(slots))
+
+
+def in_two_parts(name: str, numbers: Float64) -> dict[str, Float64]:
+    """Numbers as an array of the name on the grid of `HIGH_BITS`, and one with what that rounds away."""
+    high = np.rint(numbers * 2.0**HIGH_BITS) / 2.0**HIGH_BITS
+    return {name: high, f"{name}{LOW}": numbers - high}
 
 
 def released(question: Question, job: Job) -> int:

@@ -23,7 +23,7 @@ from common.secure_sum.errors import SecureSumError
 from common.secure_sum.roster import Roster
 from common.secure_sum.subject import Subject
 from common.secure_sum.terms import Phase, Terms, default_threshold
-from common.summed import Question, layout_of
+from common.summed import LOW, Question, layout_of
 from common.sums import Sums
 from common.wire import MAX_HEADS, Packed
 from server.aggregation import Counted, Fitted, NamedArrays, Told
@@ -74,8 +74,8 @@ class SecureSums:
             space=self.questions.members.members[0].space,
             images=total.arrays["images"].astype(np.int64),
             patients=total.arrays["patients"].astype(np.int64),
-            sums=total.arrays["sums"].astype(np.float64),
-            squares=total.arrays["squares"].astype(np.float64),
+            sums=np.asarray(total.arrays["sums"] + total.arrays[f"sums{LOW}"], np.float64),
+            squares=np.asarray(total.arrays["squares"] + total.arrays[f"squares{LOW}"], np.float64),
             examples=numbers["examples"],
             other_labels=numbers["other-labels"],
             unreadable=numbers["unreadable"],
