@@ -201,5 +201,5 @@ def test_with_secure_aggregation_nothing_but_masked_numbers_leaves(secured, depl
 
 def test_a_run_of_the_same_job_opens_no_second_sum(secured, deployment, job):
     again = deployment.cli("coordinator", "run", deployment.folder / "test-secure.yaml", code=6)
-    assert "opened" in (deployment.kit(HOSPITALS[0]) / "run" / "logs" / "agent.log").read_text()
+    assert "helped to open a sum" in (deployment.kit(HOSPITALS[0]) / "run" / "logs" / "agent.log").read_text()
     assert "secure-sum" in again.stdout + again.stderr
