@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {
     "backbone": {"name": "resnet18", "weights": "IMAGENET1K_V1"},
 }
 DIGEST = "ab" * 32
-GOLDEN_ID = "43899caff2df1eb8611fc8d55db25370fc3a219c952e9b4843cad13c7067a868"
+GOLDEN_ID = "b395fd36e4bbb445ab48d8bedba57bae63b734068150c0830394c277c705d78e"
 
 
 def job(**changes: Any) -> Job:
@@ -293,12 +293,12 @@ def test_a_projection_is_narrower_than_the_features() -> None:
     assert job(method={"projection": most}).method.projection == most
     for projection in (most + 1, 65_536):
         assert problem(method={"projection": projection}) == (
-            f"method.projection: expected fewer than the {most + 1} features, got {projection}"
+            f"method.projection: expected fewer than the {most + 1} features, got {projection}; for none write projection: null"
         )
     # It counts the features the job takes, not those the backbone has.
     small = {"stages": ["layer1.1"], "pool": ["mean"]}
     assert problem(features=small, method={"projection": 64}) == (
-        "method.projection: expected fewer than the 64 features, got 64"
+        "method.projection: expected fewer than the 64 features, got 64; for none write projection: null"
     )
 
 
