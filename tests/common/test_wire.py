@@ -113,7 +113,6 @@ def test_every_departure_of_every_array_is_found(_: str, schema: Schema) -> None
     good = valid(schema)
     for name, array in good.arrays.items():
         bad: list[Any] = [
-            array.astype(">" + array.dtype.str[1:]),
             array.astype(np.int64 if array.dtype == np.uint64 else np.uint64),
             array.astype(bool),
             array.astype(object),
@@ -124,6 +123,8 @@ def test_every_departure_of_every_array_is_found(_: str, schema: Schema) -> None
             array.tolist(),
             None,
         ]
+        if array.dtype.itemsize > 1:
+            bad.append(array.astype(">" + array.dtype.str[1:]))
         if array.dtype.kind != "u":
             bad.append(-array if array.dtype.kind == "i" else array * np.nan)
         if array.dtype.kind == "f":
