@@ -181,6 +181,7 @@ class SecureSums:
         layout = layout_of(about, job, asked.tuned)
         threshold = min(max(default_threshold(len(names)), answers_needed(job)), max(len(names), 2))
         down = up = 0
+        missing: dict[str, str] = {}
         try:
             subject = Subject(job.job_id, about.purpose, layout, about.digest)
             terms = subject.terms(self.roster, len(names), threshold)
@@ -190,15 +191,13 @@ class SecureSums:
                 told = self._ask(phase, requests, terms, number, layout.length)
                 down, up = down + told.bytes_down, up + told.bytes_up
                 good = {name: _without_identity(packed) for name, packed in told.good.items()}
-                try:
-                    combiner.take(good)
-                finally:
-                    dropped |= combiner.lost
-                    in_sum = phase in (Phase.CONFIRM, Phase.UNMASK)
-                    dropped |= {} if in_sum else {name: f"{phase}: {why}" for name, why in told.dropped.items()}
+                missing = {name: f"{phase}: {why}" for name, why in told.dropped.items()}
+                combiner.take(good)
+                # Whoever is missing from a later phase is in the sum all the same.
+                dropped |= combiner.lost if phase in (Phase.CONFIRM, Phase.UNMASK) else {**combiner.lost, **missing}
         except SecureSumError as error:
             log.warning("%s", error)
-            return None, Told((), dropped or {"": str(error)}, down, up)
+            return None, Told((), {**dropped, **missing} or {"": str(error)}, down, up)
         total = combiner.total
         if total is None:
             return None, Told((), dropped, down, up)
