@@ -141,7 +141,7 @@ def test_no_plain_number_is_in_any_reply(run, silent):
     one = job({"name": "fedavg", "rounds": 2, "warm_start": "analytic"}, privacy=SECURE)
     run(one, 3, "secure")
     assert {kind for _, kind, _, _ in replies} == {"describe", "keys", "shares", "masked", "unmask"}
-    for _, kind, request, reply in replies:
+    for _, kind, _, reply in replies:
         assert REFUSAL not in reply.fields
         if kind == "masked":
             vector = reply.arrays["vector"]
