@@ -106,7 +106,9 @@ def test_rounds_of_training_give_the_same_head(run, method):
 
 
 @pytest.mark.parametrize("phase", ["keys", "shares", "masked", "confirm", "unmask"])
-@pytest.mark.parametrize(("hospitals", "lost"), [(3, 1), (5, 1), (20, 6)])
+@pytest.mark.parametrize(
+    ("hospitals", "lost"), [(3, 1), (5, 1), pytest.param(20, 6, marks=pytest.mark.slow, id="20-6")]
+)
 def test_hospitals_may_drop_out_in_any_phase(run, silent, phantoms, phase, hospitals, lost):
     names = list(phantoms)[:hospitals]
     replies = silent(names[:lost], phase)
