@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cli.coordinator_options import HERE, Folder, RunName
 from cli.live import live_rounds
-from common.job import Job, load_job, require_runnable
+from common.job import Job, load_job
 
 if TYPE_CHECKING:
     from deploy.federation import Federation
@@ -32,7 +32,6 @@ def run(
     from deploy.runs import new_folder, start
 
     parsed = load_job(job)
-    require_runnable(parsed)
     federation = load(folder)
     console = Console()
     flower = require_up(federation)
@@ -42,7 +41,7 @@ def run(
         highlight=False,
     )
     where = new_folder(federation, parsed)
-    _watch(flower, where, start(flower, where), parsed, console, detach)
+    _watch(flower, where, start(flower, where, federation.roster), parsed, console, detach)
 
 
 def resume(
@@ -61,7 +60,14 @@ def resume(
     where = find(federation, run)
     flower = require_up(federation)
     require_resumable(flower, where)
-    _watch(flower, where, start(flower, where, resume=True), load_job(where / "job.json"), Console(), detach)
+    _watch(
+        flower,
+        where,
+        start(flower, where, federation.roster, resume=True),
+        load_job(where / "job.json"),
+        Console(),
+        detach,
+    )
 
 
 def report(run: RunName, folder: Folder = HERE) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from cli import ledger
 from cli.hospital_jobs import approve, jobs, revoke
 from cli.hospital_options import HERE, File, Format, Kit, hospital_file, is_json
+from cli.hospital_roster import roster
 from cli.hospital_status import print_status
 from common.errors import ConfigError
 
@@ -202,7 +203,7 @@ def doctor(
     raise typer.Exit(exit_code(found))
 
 
-for command in (jobs, approve, revoke):
+for command in (jobs, approve, revoke, roster):
     app.command()(command)
 app.add_typer(ledger.app, name="ledger")
 

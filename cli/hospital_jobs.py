@@ -12,6 +12,7 @@ from rich.table import Table
 from cli.hospital_options import HERE, File, Format, Kit, hospital_file, is_json
 
 if TYPE_CHECKING:
+    from client.hospital_file import HospitalFile
     from client.policy import Policy
     from common.job import Job
 
@@ -58,6 +59,7 @@ def approve(
     approvals = Approvals(own.state_folder)
     chosen = _job(job, approvals.find)
     _show(chosen, own.policy)
+    _show_budget(chosen, own)
     if own.policy.approve == "auto":
         typer.echo("policy.approve is auto: this hospital answers every job, approved or not")
     if not yes:
@@ -77,6 +79,23 @@ def revoke(
     approvals = Approvals(hospital_file(kit, file).state_folder)
     chosen = _job(job, approvals.find)
     typer.echo(f"revoked {chosen.job_id}" if approvals.revoke(chosen) else f"{chosen.job_id} was not approved")
+
+
+def _show_budget(job: "Job", own: "HospitalFile") -> None:
+    """Of a private job: what it spends, what is spent already by the ledger, and the limit."""
+    from client.ledger_reading import read_ledger
+
+    budget, limit = job.privacy.differential_privacy, own.policy.max_epsilon_total
+    if budget is None:
+        return
+    reading = read_ledger(own.state_folder)
+    entries = reading.entries if reading is not None else ()
+    before = entries[-1].epsilon_total if entries else 0.0
+    spent = sum(entry.epsilon for entry in entries if entry.job_id == job.job_id)
+    typer.echo(
+        f"epsilon: {before:g} spent so far by this ledger, of this job {spent:g}; it spends {budget.epsilon:g} in all; "
+        f"limit {'none' if limit is None else f'{limit:g}'} (policy.max_epsilon_total)"
+    )
 
 
 def _job(text: str, find: "Callable[[str], Job]") -> "Job":

@@ -25,15 +25,19 @@ HERE = Path()
 
 
 def hospital_file(kit: Path, file: Path | None) -> "HospitalFile":
-    """The hospital's own file.
+    """The hospital's own file; the node key and the roster are those of the kit, unless the file says otherwise.
 
     Raises:
         ConfigError: with every problem of the file.
     """
     from client.hospital_file import load_hospital_file
-    from deploy.kit import HOSPITAL
+    from deploy.kit import HOSPITAL, NODE_KEY, ROSTER
 
-    return load_hospital_file(file or kit / HOSPITAL)
+    found = load_hospital_file(file or kit / HOSPITAL)
+    of_kit = {"node_key": kit / NODE_KEY, "roster": kit / ROSTER}
+    return found.model_copy(
+        update={key: path.absolute() for key, path in of_kit.items() if getattr(found, key) is None and path.is_file()}
+    )
 
 
 def is_json(output_format: str) -> bool:

@@ -147,6 +147,13 @@ def _make_known(
         console.print(
             "the coordinator is not up: keys are registered when it is (consilium coordinator up)", soft_wrap=True
         )
+    if keys_changed and len(wanted) > 1:
+        console.print(
+            f"for jobs with secure aggregation send every hospital the new {federation.roster}, which it reads with\n"
+            "  consilium hospital roster roster.txt",
+            soft_wrap=True,
+            highlight=False,
+        )
     if before is None:
         return
     was, now = before.settings, federation.settings

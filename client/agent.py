@@ -22,7 +22,7 @@ from client.agent_socket import SERVICE, give_to_group, held
 from client.agent_status import AgentStatus, StatusFile
 from client.approvals import Approvals
 from client.courier import MAX_MESSAGE_BYTES
-from client.hospital import Hospital, Record
+from client.hospital import Hospital
 from client.hospital_file import HospitalFile
 from client.ledger import Ledger
 from client.progress import watched
@@ -141,16 +141,24 @@ def log_what_leaves(kind: str, request: Packed, reply: Packed) -> None:
     log.info("answers %s%s: %d arrays, %.1f kB", kind, number, len(reply.arrays), size / 1000)
 
 
-def recording(ledger: Ledger) -> Record:
+class KeptLedger:
     """Each reply into the ledger, and a line of the log with the head: kept elsewhere, it shows a ledger written anew."""
 
-    def record(kind: str, request: Packed, reply: Packed, reason: str | None) -> None:
-        head = ledger.record(kind, request, reply, reason)
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def record(
+        self, kind: str, request: Packed, reply: Packed, reason: str | None, masked: bool = False, epsilon: float = 0.0
+    ) -> None:
+        """As `client.hospital.Books`."""
+        head = self._ledger.record(kind, request, reply, reason, masked=masked, epsilon=epsilon)
         if REFUSAL not in reply.fields:
             log_what_leaves(kind, request, reply)
             log.info("the ledger stands at %s", head)
 
-    return record
+    def spent(self, job_id: str | None) -> float:
+        """As `client.hospital.Books`."""
+        return self._ledger.spent(job_id)
 
 
 def serve(file: HospitalFile, path: Path, group: str | None = None) -> None:
@@ -166,7 +174,7 @@ def serve(file: HospitalFile, path: Path, group: str | None = None) -> None:
             file.state_folder, AgentStatus(os.getpid(), file.name, str(path), state="starting", since=time.time())
         )
         use_torch_once()
-        agent = Agent(Hospital(file, record=recording(ledger)), status)
+        agent = Agent(Hospital(file, KeptLedger(ledger)), status)
         healths = health.HealthServicer()
         server = _listening(agent, healths, path)
         if group is not None:

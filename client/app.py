@@ -4,7 +4,7 @@ What answers is for the hospital to decide, in its SuperNode's node config:
 
     agent-socket="/path/agent.sock"     the hospital's agent, behind its Unix socket
     hospital-dir="/path/images"         a `Hospital` in this process, for simulations; also hospital-name, cache-dir,
-                                        weights-dir, device
+                                        weights-dir, device, state-dir, node-key, roster
 
 In Flower's simulation runtime there is no such config per node; there `client/simulated.py` says which hospital a node is. It
 is not part of what a coordinator ships to real hospitals (`deploy/bundle.py`), and neither is the `Hospital`.
@@ -70,6 +70,36 @@ def evaluate(message: Message, context: Context) -> Message:
 def own(message: Message, context: Context) -> Message:
     """A head of the hospital's examples alone."""
     return _translate("own", message, context)
+
+
+@app.train("keys")
+def keys(message: Message, context: Context) -> Message:
+    """Secure aggregation: signed ephemeral keys."""
+    return _translate("keys", message, context)
+
+
+@app.train("shares")
+def shares(message: Message, context: Context) -> Message:
+    """Secure aggregation: sealed shares of the hospital's secrets."""
+    return _translate("shares", message, context)
+
+
+@app.train("masked")
+def masked(message: Message, context: Context) -> Message:
+    """Secure aggregation: the hospital's part of a sum, masked."""
+    return _translate("masked", message, context)
+
+
+@app.train("confirm")
+def confirm(message: Message, context: Context) -> Message:
+    """Secure aggregation: a signature of the list of those who are left."""
+    return _translate("confirm", message, context)
+
+
+@app.train("unmask")
+def unmask(message: Message, context: Context) -> Message:
+    """Secure aggregation: the shares that open the sum."""
+    return _translate("unmask", message, context)
 
 
 @app.train("personalise")
@@ -140,6 +170,9 @@ def _open(node: dict[str, str]) -> "Hospital":
             cache=Path(node["cache-dir"]) if node.get("cache-dir") else None,
             weights_dir=Path(node["weights-dir"]) if node.get("weights-dir") else None,
             device=node.get("device", "auto"),
+            state=Path(node["state-dir"]) if node.get("state-dir") else None,
+            node_key=Path(node["node-key"]) if node.get("node-key") else None,
+            roster=Path(node["roster"]) if node.get("roster") else None,
             policy=OF_SIMULATIONS,
         )
     )

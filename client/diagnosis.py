@@ -18,6 +18,7 @@ from client.local_state import Kept, load_kept
 from client.tuned import OF_BATCH_NORM, cut_of, installed
 from client.weights import load_backbone
 from common.artifact import Manifest, load_model
+from common.dp.private_features import stage_normalised
 from common.errors import ArtifactError, DataError
 from common.head import Float32, Head
 from common.model import Model, digest_of_arrays
@@ -106,7 +107,8 @@ class Diagnostician:
         views = [pixels, np.ascontiguousarray(pixels[..., ::-1])] if self.manifest.job.features.mirror else [pixels]
         with installed(self._extractor.backbone, {**self.model.tuned, **self._batch_norm}):
             found = [self._extractor(view)[:, self._columns] for view in views]
-        return np.asarray(np.mean(found, axis=0), np.float32)
+        mean = np.asarray(np.mean(found, axis=0), np.float32)
+        return stage_normalised(mean, self.manifest.job.feature_blocks) if self.manifest.job.private else mean
 
 
 def _personalised(model: Model, manifest: Manifest, kept: Kept, path: Path | None) -> Model:

@@ -35,7 +35,7 @@ def extraction_space(job: Job, backbone_digest: str) -> str:
 
 
 def fingerprint_of(job: Job, backbone_digest: str) -> str:
-    """Name of the feature space (64 hex digits): equal exactly when network, preprocessing, stages and mirroring are.
+    """Name of the feature space (64 hex digits): equal exactly when network, preprocessing, stages, mirroring and scaling are.
 
     Augmented views are not part of it: they are more examples in the same space.
     """
@@ -44,6 +44,7 @@ def fingerprint_of(job: Job, backbone_digest: str) -> str:
             "space": extraction_space(job, backbone_digest),
             "blocks": [[block.stage, block.pool] for block in job.feature_blocks],
             "mirror": job.features.mirror,
+            **({"scaled": "stages to norm 1"} if job.private else {}),
         }
     )
 

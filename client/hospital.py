@@ -11,6 +11,8 @@ import functools
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -19,12 +21,16 @@ from client.features import out_of_memory
 from client.hospital_file import HospitalFile
 from client.local_state import LocalState
 from client.participation import Participation
-from client.policy import require_allowed, require_payload, require_small_reply
+from client.policy import require_allowed, require_budget, require_payload, require_small_reply
 from client.preparation import prepare, shapes_tuned
+from client.secure_sessions import Contract, SecureSessions
+from client.summands import summand
 from common.errors import ConfigError, DataError, Refusal, RefusalCode, WeightsError
 from common.job import Job, job_from_json
 from common.messages import pack_counts, unpack_below, unpack_heads, unpack_model, unpack_standardisation
 from common.model import TUNED, Model
+from common.phases import PHASE_REQUESTS
+from common.private_release import NOISED
 from common.wire import (
     ASKED_BY,
     CORRECTION,
@@ -53,10 +59,19 @@ _CODES: Mapping[type[BaseException], RefusalCode] = {
 }
 
 
-Record = Callable[[str, Packed, Packed, str | None], None]
-"""Is told of the kind, the request and the checked reply before it leaves, and why, if the reply is a refusal (else None).
+class Books(Protocol):
+    """What is written down of every answer. `client.agent.KeptLedger` is the real one; simulated hospitals keep none."""
 
-If it raises, no answer leaves; a refusal, which says nothing, does."""
+    def record(
+        self, kind: str, request: Packed, reply: Packed, reason: str | None, masked: bool = False, epsilon: float = 0.0
+    ) -> None:
+        """Is told of a checked reply before it leaves, and of a refusal and why. If it raises, no answer leaves; a refusal does.
+
+        masked: whether the reply is a part of a sum of secure aggregation. epsilon: what it spends.
+        """
+
+    def spent(self, job_id: str | None) -> float:
+        """Epsilon that was spent by one job, or by all."""
 
 
 class Hospital:
@@ -65,8 +80,9 @@ class Hospital:
     `answer` is the only door: a request goes in, a checked reply comes out, and no exception ever. One call at a time.
     """
 
-    def __init__(self, file: HospitalFile, record: Record | None = None) -> None:
-        self._file, self._record = file, record
+    def __init__(self, file: HospitalFile, books: Books | None = None) -> None:
+        self._file, self._books = file, books
+        self._sessions = SecureSessions(file)
         self._approvals = Approvals(file.state_folder)
         self._part: Participation | None = None
 
@@ -78,14 +94,17 @@ class Hospital:
     def answer(self, kind: str, request: Packed) -> Packed:
         """The reply to a request of a kind (`common.wire.REQUESTS`), or a refusal with a neutral code."""
         try:
-            job, tuned = self._accepted(kind, request)
-            reply = self._answer_of(kind)(self._taking_part(kind, job, request), request)
-            heads = len(reply.arrays["losses"]) if "losses" in reply.arrays else 1
-            problem = problem_with(reply, reply_schema(kind, job, tuned), dimensions(job, heads))
+            job, tuned, contract = self._accepted(kind, request)
+            epsilon = self._epsilon(kind, job, request)
+            part = self._taking_part(kind, job, request)
+            reply = (
+                self._phase(kind, tuned, part, request) if kind in PHASE_REQUESTS else self._plain(kind, part, request)
+            )
+            problem = problem_with(reply, contract.reply, contract.dims)
             if problem:
                 raise Refusal(RefusalCode.INTERNAL, f"the reply is not on the allow-list: {problem}")
-            if self._record is not None:
-                self._record(kind, request, reply, None)
+            if self._books is not None:
+                self._books.record(kind, request, reply, None, masked=kind == "masked", epsilon=epsilon)
         except Exception as error:
             return self.decline(kind, request, error)
         return reply
@@ -97,9 +116,10 @@ class Hospital:
         # The text of any other error may name files: for whoever turns on DEBUG at the hospital, and nobody else.
         log.debug("%s declines because: %s", self.name, error, exc_info=code is RefusalCode.INTERNAL)
         reply = Packed({}, {REFUSAL: code.value})
-        if self._record is not None:
+        if self._books is not None:
             try:
-                self._record(kind, request, reply, str(error) if isinstance(error, Refusal) else type(error).__name__)
+                why = str(error) if isinstance(error, Refusal) else type(error).__name__
+                self._books.record(kind, request, reply, why)
             except Exception as unrecorded:
                 log.warning("a refusal is not in the ledger: %s", type(unrecorded).__name__)
         return reply
@@ -126,8 +146,18 @@ class Hospital:
         state = LocalState(self._file.cache_folder, self.name, job)
         return Participation(prepare(job, self._file), state, self.name)
 
-    def _answer_of(self, kind: str) -> Callable[[Participation, Packed], Packed]:
-        return {
+    def _epsilon(self, kind: str, job: Job, request: Packed) -> float:
+        """What the answer spends of the hospital's budget; refuses a job that the budget does not allow any more."""
+        owed = require_budget(self._file.policy, job, self._books.spent if self._books else None)
+        question = self._sessions.question(request) if kind == "masked" else None
+        return owed if question is not None and question.kind in NOISED else 0.0
+
+    def _phase(self, kind: str, tuned: Shapes, part: Participation, request: Packed) -> Packed:
+        reply = self._sessions.answer(kind, part.prepared.job, tuned, request, functools.partial(summand, part))
+        return Packed(reply.arrays, {**_identity(part), **reply.fields})
+
+    def _plain(self, kind: str, part: Participation, request: Packed) -> Packed:
+        answers: Mapping[str, Callable[[Participation, Packed], Packed]] = {
             "describe": self._describe,
             "initial": self._initial,
             "statistics": self._statistics,
@@ -135,10 +165,11 @@ class Hospital:
             "evaluate": self._evaluate,
             "own": self._own,
             "personalise": self._personalise,
-        }[kind]
+        }
+        return answers[kind](part, request)
 
-    def _accepted(self, kind: str, request: Packed) -> tuple[Job, Shapes]:
-        """The job of a well-formed request that the policy allows, and the shapes of what it tunes of the backbone."""
+    def _accepted(self, kind: str, request: Packed) -> tuple[Job, Shapes, Contract]:
+        """The job of a well-formed request that the policy allows, shapes of what it tunes of the backbone, and the contract."""
         require_payload(self._file.policy, request.arrays)
         text = request.fields.get("job")
         if kind not in REQUESTS or not isinstance(text, str):
@@ -152,10 +183,11 @@ class Hospital:
         if not ASKED_BY[kind](job):
             raise Refusal(RefusalCode.BAD_REQUEST, f"job '{job.name}' does not ask for {kind}")
         tuned = shapes_tuned(job, self._file) if job.tune.deep else {}
-        # The number of heads is what it is, but neither 0 nor above the limit: then no shape fits.
-        shape = np.shape(request.arrays.get("weight", ()))
-        heads = min(max(1, shape[0]), MAX_HEADS) if kind == "evaluate" and len(shape) == 3 else 1
-        problem = problem_with(request, request_schema(kind, job, tuned), dimensions(job, heads))
+        secure = kind in PHASE_REQUESTS
+        contract = (
+            self._sessions.contract(kind, job, tuned, request) if secure else _contract(kind, job, tuned, request)
+        )
+        problem = problem_with(request, contract.request, contract.dims)
         if problem:
             raise Refusal(RefusalCode.BAD_REQUEST, f"the request departs from the contract: {problem}")
         number = int(request.fields.get("round", 0))
@@ -163,9 +195,10 @@ class Hospital:
             raise Refusal(
                 RefusalCode.BAD_REQUEST, f"job '{job.name}' has {job.method.rounds} rounds, this is about {number}"
             )
-        counted = len(PERSONALISED) if kind == "personalise" else heads
-        require_small_reply(self._file.policy, reply_schema(kind, job, tuned), dimensions(job, counted))
-        return job, tuned
+        if kind == "personalise":
+            contract = replace(contract, dims=dimensions(job, len(PERSONALISED)))
+        require_small_reply(self._file.policy, contract.reply, contract.dims)
+        return job, tuned, contract
 
     def _taking_part(self, kind: str, job: Job, request: Packed) -> Participation:
         """This hospital's part in a job; kept until another job comes, or a description is asked for again."""
@@ -178,7 +211,8 @@ class Hospital:
         return self._part
 
     def _describe(self, part: Participation, request: Packed) -> Packed:  # noqa: ARG002
-        return part.prepared.description.pack()
+        told = part.prepared.description
+        return told.space.pack() if part.prepared.job.privacy.secure_aggregation else told.pack()
 
     def _initial(self, part: Participation, request: Packed) -> Packed:  # noqa: ARG002
         return Packed({f"{TUNED}{name}": array for name, array in part.prepared.tuned.items()}, _identity(part))
@@ -226,6 +260,13 @@ class Hospital:
 @functools.lru_cache(maxsize=8)
 def _job(text: str) -> Job:
     return job_from_json(text)
+
+
+def _contract(kind: str, job: Job, tuned: Shapes, request: Packed) -> Contract:
+    # The number of heads is what it is, but neither 0 nor above the limit: then no shape fits.
+    shape = np.shape(request.arrays.get("weight", ()))
+    heads = min(max(1, shape[0]), MAX_HEADS) if kind == "evaluate" and len(shape) == 3 else 1
+    return Contract(request_schema(kind, job, tuned), reply_schema(kind, job, tuned), dimensions(job, heads))
 
 
 def _evaluated(request: Packed) -> str:

@@ -33,7 +33,7 @@ class Data(Section):
 
 
 class HospitalFile(Section):
-    """One hospital's configuration."""
+    """One hospital's configuration. node_key, roster: from the kit, for secure aggregation; null: none is taken part in."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
     data: Data
@@ -41,6 +41,8 @@ class HospitalFile(Section):
     state: Path | None = None
     activation_cache_gb: Annotated[float, Field(ge=0.0)] = 8.0
     weights_dir: Path | None = None
+    node_key: Path | None = None
+    roster: Path | None = None
     device: str = "auto"
     policy: Policy = Policy()
 

@@ -4,7 +4,8 @@ from client.policy import Policy, require_policy
 from common.backbones import backbone_row
 from common.errors import Refusal
 from common.job import Job
-from common.wire import ASKED_BY, REPLIES, bytes_of, dimensions
+from common.summed import Question, layout_of
+from common.wire import ASKED_BY, REPLIES, SUMMED_BY, bytes_of, dimensions
 
 Line = tuple[str, str]
 
@@ -36,11 +37,14 @@ def _trained(job: Job) -> str:
         "last-blocks": f"the last layer and the last {job.tune.blocks} blocks of the network",
         "full": "the whole network",
     }[job.tune.part]
-    rounds = "one exchange of sums" if not job.method.iterative else f"{job.method.rounds} rounds"
+    once = not job.method.iterative and not job.method.noised_gradients
+    rounds = "one exchange of sums" if once else f"{job.method.rounds} rounds"
     return f"{what}, by {job.method.name}, {rounds}"
 
 
 def _leaves(job: Job) -> str:
+    if job.privacy.secure_aggregation:
+        return "; ".join(_leaves_masked(job))
     sent = [f"numbers of images and patients, and sums of all features, {_size('describe', job)}"]
     if ASKED_BY["statistics"](job):
         sent.append(f"sums of products of features, over all training images, {_size('statistics', job)} once")
@@ -55,12 +59,35 @@ def _leaves(job: Job) -> str:
     return "; ".join(sent)
 
 
+def _leaves_masked(job: Job) -> list[str]:
+    """What is added to sums over hospitals; nobody outside sees this hospital's part of them."""
+    asked = [name for name, of_job in SUMMED_BY.items() if of_job(job)]
+    words = {
+        "holdings": "numbers of images and patients, and sums of all features",
+        "statistics": "sums of products of features, over all training images",
+        "fit": f"the change of the weights in each of {job.method.rounds} rounds, with counts",
+        "evaluate": "counts of right and wrong answers, score histograms and loss sums on validation and test patients",
+        "centre": "with noise: sums of all features, and the number of patients",
+        "noised-statistics": "with noise: bounded sums of products of features",
+        "gradient": f"with noise: the sum of the patients' bounded gradients in each of {job.method.rounds} rounds",
+    }
+    sizes = {name: 8 * layout_of(Question(name, part="test"), job, {}).length for name in asked}
+    return [
+        "masked, as parts of sums over hospitals: "
+        + "; ".join(f"{words[one]}, {_in_bytes(sizes[one])}" for one in asked)
+    ]
+
+
 def _protection(job: Job) -> str:
     have = []
     if job.privacy.secure_aggregation:
-        have.append("secure aggregation: the coordinator sees only totals over hospitals")
+        have.append("secure aggregation: the coordinator sees only sums over hospitals")
     if (budget := job.privacy.differential_privacy) is not None:
-        have.append(f"differential privacy: epsilon {budget.epsilon:g}, delta {budget.delta:g}")
+        noise = "each hospital adds all the noise" if budget.noise == "own" else "the hospitals share the noise"
+        have.append(
+            f"differential privacy for each patient in training: epsilon {budget.epsilon:g}, delta {budget.delta:g}, {noise}; "
+            "counts of test patients have none"
+        )
     if have:
         return "; ".join(have)
     return "TLS on the way. The coordinator sees this hospital's own sums, weights and counts: no secure aggregation, no noise"
@@ -93,4 +120,8 @@ def _size(kind: str, job: Job) -> str:
     most = ""
     if kind == "fit" and job.tune.deep:
         total, most = total + 4 * backbone_row(job.backbone.name).parameters, "at most "
-    return f"{most}{total / 1e6:.1f} MB" if total >= 1e6 else f"{most}{total / 1e3:.0f} kB"
+    return f"{most}{_in_bytes(total)}"
+
+
+def _in_bytes(total: int) -> str:
+    return f"{total / 1e6:.1f} MB" if total >= 1e6 else f"{total / 1e3:.0f} kB"

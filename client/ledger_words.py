@@ -13,6 +13,11 @@ KINDS: Mapping[str, str] = {
     "evaluate": "Counts of how models of the coordinator did on validation or test patients.",
     "own": "A model trained on this hospital's patients alone, to be tested at the other hospitals.",
     "personalise": "Counts of how the common, the personalised and this hospital's own model did on its patients.",
+    "keys": "Secure aggregation: this hospital's keys for one session. Random numbers.",
+    "shares": "Secure aggregation: parts of this hospital's secrets, sealed for the other hospitals. Random numbers.",
+    "masked": "This hospital's part of a sum, masked: only the sum over hospitals can be read. `purpose` says which sum.",
+    "confirm": "Secure aggregation: a signature of the list of hospitals that are left.",
+    "unmask": "Secure aggregation: the shares by which the sum over hospitals is opened, once.",
     "unknown": "A request of no known kind.",
 }
 """By kind of message: what its answer says."""
@@ -29,6 +34,8 @@ CODES: Mapping[str, str] = {
     RefusalCode.AGENT_UNAVAILABLE: "The agent was away.",
     RefusalCode.DEADLINE_PASSED: "It was too late to answer.",
     RefusalCode.MESSAGE_TOO_LARGE: "The message was too large.",
+    RefusalCode.SECURE_SUM: "A session of secure aggregation was not as it must be; nothing was opened.",
+    RefusalCode.BUDGET_SPENT: "The hospital's budget of epsilon does not allow it any more.",
     RefusalCode.INTERNAL: "Something failed here; the agent's log says what.",
 }
 """By neutral code: why an answer was refused."""

@@ -3,6 +3,7 @@
 Letters: N examples, D features, C classes, M heads.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,10 +12,12 @@ import numpy as np
 from client.local_state import LocalState
 from client.own_models import count_head, own_head, personal_head
 from client.preparation import Prepared
-from client.statistics import sums_of
+from client.statistics import projected, sums_of
 from client.training import Examples, seed_of, train_head
+from common.dp.gradient_descent import products_of
+from common.dp.per_patient import Patients, Products
 from common.head import Float32, Head, Standardisation
-from common.metrics import ClassificationCounts
+from common.metrics import ClassificationCounts, Int64
 from common.model import Model, digest_of_arrays
 from common.sums import Sums
 
@@ -40,6 +43,7 @@ class Participation:
         self._standardised: tuple[bytes, Mapping[str, Examples]] | None = None
         self._own: tuple[bytes, Head] | None = None
         self._personal: tuple[str, Head] | None = None
+        self._products: tuple[bytes, Products] | None = None
 
     def sums(self, standardisation: Standardisation) -> Sums:
         """Of the training examples."""
@@ -95,6 +99,27 @@ class Participation:
             self._personal = (key, head)
         counts = self.count([model.head, self._personal[1]], model.tuned, standardisation, part, number)
         return [*counts, self._count(self.own(standardisation), self._parts(standardisation)[part], part)]
+
+    @functools.cached_property
+    def patients(self) -> Patients:
+        """Whose the training examples are."""
+        return Patients.of([record.patient_id for record in self.prepared.records.of("train")])
+
+    def standardised(self, standardisation: Standardisation) -> Examples:
+        """The training examples (N, D)."""
+        return self._parts(standardisation)["train"]
+
+    def projected(self, standardisation: Standardisation) -> tuple[Float32, Int64]:
+        """The standardised training examples as the closed form reads them (N, R), and their labels (N,)."""
+        train = self.standardised(standardisation)
+        return projected(train.features, self._job), train.labels
+
+    def products(self, standardisation: Standardisation) -> Products:
+        """What clipping needs of the standardised training examples in every round."""
+        key = _key(standardisation)
+        if self._products is None or self._products[0] != key:
+            self._products = (key, products_of(self.standardised(standardisation).features, self.patients))
+        return self._products[1]
 
     def _count(self, head: Head, examples: Examples, part: str) -> ClassificationCounts:
         """Counts that may leave the hospital."""

@@ -5,16 +5,16 @@ which says what was asked, what is allowed and by which key, goes to the hospita
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from client.approvals import Approvals
 from common.backbones import BACKBONES
 from common.config_file import Section, unknown
-from common.errors import ConfigError, Refusal, RefusalCode
-from common.job import Job, require_runnable
+from common.errors import Refusal, RefusalCode
+from common.job import Job
 from common.methods import METHODS
 from common.packed import AnyArray
 from common.tuning import PARTS_TUNED, Part
@@ -30,6 +30,7 @@ _PINNED = "@"
 class Policy(Section):
     """What the hospital allows. `configs/hospital.yaml` explains each key; null and an absent key stand for no such rule.
 
+    min_hospitals_in_sum: of secure aggregation. max_epsilon: of one job; max_epsilon_total: of all jobs, by the ledger.
     approve: `manual` answers only jobs that a person approved (`client/approvals.py`); `auto` answers every job (simulations).
     allow_backbones: `name`, or `name@digest` with the digest of the whole network as its weights were loaded.
     """
@@ -39,8 +40,10 @@ class Policy(Section):
     allow_tuning: tuple[Part, ...] = ("head",)
     allow_methods: tuple[str, ...] | None = None
     require_secure_aggregation: bool = False
+    min_hospitals_in_sum: Annotated[int, Field(ge=2, le=255)] = 2
     max_epsilon: Annotated[float, Field(gt=0.0)] | None = None
     max_epsilon_total: Annotated[float, Field(gt=0.0)] | None = None
+    max_delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
     min_examples: Annotated[int, Field(ge=1)] = 1
     min_patients: Annotated[int, Field(ge=1)] = 1
     min_count: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -72,18 +75,10 @@ class Policy(Section):
             raise ValueError("; ".join(wrong))
         return names
 
-    @field_validator("max_epsilon", "max_epsilon_total")
-    @classmethod
-    def _enforceable(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value != cls.model_fields[str(info.field_name)].default:
-            raise ValueError(
-                "this version cannot enforce it, and a rule that is not enforced protects nobody; remove it, "
-                "or wait for the version that can"
-            )
-        return value
 
-
-OF_SIMULATIONS = Policy(approve="auto", allow_tuning=PARTS_TUNED, max_rounds=None, max_payload_mb=None)
+OF_SIMULATIONS = Policy(
+    approve="auto", allow_tuning=PARTS_TUNED, max_rounds=None, max_payload_mb=None, max_delta=1.0 - 1e-9
+)
 """Allows everything: simulated hospitals have nobody to protect, and no person to ask."""
 
 
@@ -125,12 +120,50 @@ def require_policy(policy: Policy, job: Job) -> None:
         against.append(f"it has {job.method.rounds} rounds; policy.max_rounds is {policy.max_rounds}")
     if policy.require_secure_aggregation and not job.privacy.secure_aggregation:
         against.append("it goes without the required secure aggregation (policy.require_secure_aggregation)")
-    try:
-        require_runnable(job)
-    except ConfigError as error:
-        against.append(str(error))
+    against += _against_budget(policy, job)
     if against:
         raise Refusal(RefusalCode.AGAINST_POLICY, f"job '{job.name}' ({job.job_id}): {'; '.join(against)}")
+
+
+def _against_budget(policy: Policy, job: Job) -> list[str]:
+    """What of a job is beyond the epsilon and delta that the policy allows any job."""
+    budget, limit = job.privacy.differential_privacy, policy.max_epsilon
+    if budget is None:
+        limited = [name for name in ("max_epsilon", "max_epsilon_total") if getattr(policy, name) is not None]
+        return [f"it has no differential privacy, and policy.{limited[0]} limits epsilon"] if limited else []
+    against = []
+    if limit is not None and budget.epsilon > limit:
+        against.append(f"it spends epsilon {budget.epsilon:g}; policy.max_epsilon is {limit:g}")
+    if budget.delta > policy.max_delta:
+        against.append(f"its delta is {budget.delta:g}; policy.max_delta is {policy.max_delta:g}")
+    return against
+
+
+def require_budget(policy: Policy, job: Job, spent: Callable[[str | None], float] | None) -> float:
+    """The epsilon that a private job has still to spend here, 0 for others; refuses it where it is more than is left.
+
+    spent: of one job, or of all together (`client.ledger.Ledger.spent`); None where no ledger is kept. A job spends its whole
+    epsilon with its first noised answer, and epsilons of several jobs add up (sequential composition, as their deltas do).
+
+    Raises:
+        Refusal: `budget-spent`.
+    """
+    budget, limit = job.privacy.differential_privacy, policy.max_epsilon_total
+    if budget is None:
+        return 0.0
+    owed = max(0.0, budget.epsilon - (spent(job.job_id) if spent else 0.0))
+    if limit is None:
+        return owed
+    if spent is None:
+        raise Refusal(RefusalCode.BUDGET_SPENT, "policy.max_epsilon_total needs a ledger, and none is kept here")
+    before = spent(None)
+    if owed and before + owed > limit * (1 + 1e-9):
+        raise Refusal(
+            RefusalCode.BUDGET_SPENT,
+            f"job '{job.name}' ({job.job_id}) spends epsilon {owed:g}, {before:g} are spent already; "
+            f"policy.max_epsilon_total is {limit:g}",
+        )
+    return owed
 
 
 def require_backbone(policy: Policy, job: Job, digest: str) -> None:

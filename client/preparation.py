@@ -24,10 +24,11 @@ from client.suppression import Suppression, hospital_key
 from client.training import Examples
 from client.tuned import cut_of, pretrained
 from client.weights import load_backbone
+from common.dp.private_features import stage_normalised
 from common.head import Float32
 from common.job import Backbone as BackboneChoice
 from common.job import Job
-from common.messages import Description
+from common.messages import Description, Space
 from common.model import digest_of_arrays
 from common.wire import PARTS
 
@@ -81,11 +82,9 @@ def prepare(job: Job, file: HospitalFile) -> Prepared:
     parts = {part: _examples(job, part, [(one, vectors) for one, vectors, _ in readable]) for part in PARTS}
     tuned = pretrained(job, backbone)
     train = parts["train"].features.astype(np.float64)
+    space = Space(job.job_id, fingerprint_of(job, backbone.digest), backbone.digest, digest_of_arrays(tuned))
     description = Description(
-        job_id=job.job_id,
-        fingerprint=fingerprint_of(job, backbone.digest),
-        backbone_digest=backbone.digest,
-        tuned_digest=digest_of_arrays(tuned),
+        space=space,
         images=records.images(job.num_classes),
         patients=records.patients(),
         sums=train.sum(axis=0),
@@ -105,7 +104,7 @@ def prepare(job: Job, file: HospitalFile) -> Prepared:
             for part in PARTS
         }
         deep = DeepTraining(job, extractor, sources, cache_dir, file.activation_cache_bytes)
-    return Prepared(job, description.fingerprint, records, parts, description, tuned, deep, suppression)
+    return Prepared(job, space.fingerprint, records, parts, description, tuned, deep, suppression)
 
 
 def suppression_of(job: Job, file: HospitalFile) -> Suppression | None:
@@ -155,10 +154,13 @@ def _extract(job: Job, file: HospitalFile, records: Records, extractor: Extracto
 def _examples(job: Job, part: str, readable: list[tuple[Record, Float32]]) -> Examples:
     """The examples of a part from its images' vectors (V, D): all views in training, their mean elsewhere.
 
-    A head is linear, so its score of the mean of two views is the mean of its scores.
+    A head is linear, so its score of the mean of two views is the mean of its scores. A private job takes the mean in training,
+    too, and scales it to norm 1, so that no image is longer than another.
     """
     chosen = [(vectors, record.label) for record, vectors in readable if record.part == part]
-    features = [vectors if part == "train" else vectors.mean(axis=0, keepdims=True) for vectors, _ in chosen]
+    every = part == "train" and not job.private
+    features = [vectors if every else vectors.mean(axis=0, keepdims=True) for vectors, _ in chosen]
     labels = [label for (_, label), rows in zip(chosen, features, strict=True) for _ in range(len(rows))]
     empty = np.zeros((0, job.num_features), np.float32)
-    return Examples(np.concatenate(features) if features else empty, np.array(labels, np.int64))
+    found = np.concatenate(features) if features else empty
+    return Examples(stage_normalised(found, job.feature_blocks) if job.private else found, np.array(labels, np.int64))

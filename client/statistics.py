@@ -3,6 +3,7 @@
 import numpy as np
 
 from client.training import Examples
+from common.head import Float32
 from common.job import Job
 from common.projection import projection_of
 from common.sums import Sums
@@ -10,7 +11,9 @@ from common.sums import Sums
 
 def sums_of(examples: Examples, job: Job) -> Sums:
     """The sums of standardised examples (N, D), projected first where the job says so."""
-    features = examples.features
-    if job.method.projection is not None:
-        features = np.asarray(features @ projection_of(job), np.float32)
-    return Sums.of(features, examples.labels, job.num_classes)
+    return Sums.of(projected(examples.features, job), examples.labels, job.num_classes)
+
+
+def projected(features: Float32, job: Job) -> Float32:
+    """Standardised features (N, D) as the closed form reads them: projected (N, R) where the job says so."""
+    return features if job.method.projection is None else np.asarray(features @ projection_of(job), np.float32)

@@ -80,6 +80,8 @@ class RefusalCode(StrEnum):
     AGENT_UNAVAILABLE = "agent-unavailable"
     DEADLINE_PASSED = "deadline-passed"
     MESSAGE_TOO_LARGE = "message-too-large"
+    SECURE_SUM = "secure-sum"
+    BUDGET_SPENT = "budget-spent"
     INTERNAL = "internal-error"
 
 

@@ -17,6 +17,11 @@ MESSAGE_TYPES = {
     "evaluate": "evaluate",
     "own": "train.own",
     "personalise": "train.personalise",
+    "keys": "train.keys",
+    "shares": "train.shares",
+    "masked": "train.masked",
+    "confirm": "train.confirm",
+    "unmask": "train.unmask",
 }
 """Flower's message type for each kind of request: one of its three, and our name where there are several of one."""
 

@@ -23,6 +23,8 @@ from common.methods import DEFAULT as DEFAULT_METHOD
 from common.methods import Count, Fraction, Positive
 from common.methods import Method as Method
 from common.modalities import MODALITIES, OTHER
+from common.privacy import Privacy as Privacy
+from common.privacy import contradictions, fill_private
 from common.tuning import Tune as Tune
 
 Selectable = Literal["auroc", "average_precision", "balanced_accuracy", "accuracy", "f1", "log_loss"]
@@ -70,20 +72,6 @@ class Personalisation(Section):
     lr: Positive = 0.002
 
 
-class DifferentialPrivacy(Section):
-    """The privacy budget of the job: (epsilon, delta)."""
-
-    epsilon: Positive
-    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-5
-
-
-class Privacy(Section):
-    """What must protect the updates on their way."""
-
-    secure_aggregation: bool = False
-    differential_privacy: DifferentialPrivacy | None = None
-
-
 class Quorum(Section):
     """How many hospitals a round needs, and how long it waits for the others.
 
@@ -126,6 +114,7 @@ class Job(Section):
     def _fill(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        value = fill_private(value)
         method, modality = value.get("method", DEFAULT_METHOD), value.get("modality", OTHER)
         return {**value, "features": fill_features(value.get("features", {}), method, modality)}
 
@@ -183,10 +172,17 @@ class Job(Section):
             )
         if self.method.projection is not None and self.method.projection >= self.num_features:
             raise ValueError(
-                f"method.projection: expected fewer than the {self.num_features} features, got {self.method.projection}"
+                f"method.projection: expected fewer than the {self.num_features} features, got {self.method.projection}; "
+                "for none write projection: null"
             )
         if self.method.projection is not None and self.method.stage_subsets:
             raise ValueError("method.projection mixes all stages: it goes with stage_subsets: false")
+        return self
+
+    @model_validator(mode="after")
+    def _privacy_holds(self) -> Self:
+        if found := list(contradictions(self)):
+            raise ValueError("; ".join(found))
         return self
 
     def _stages(self) -> list[str]:
@@ -205,8 +201,16 @@ class Job(Section):
 
     @property
     def examples_per_image(self) -> int:
-        """Examples that one training image makes: its views, each with its mirror image if the job mirrors."""
-        return self.features.views * (2 if self.features.mirror else 1)
+        """Examples that one training image makes: its views, each with its mirror image if the job mirrors.
+
+        One in a private job: a patient's views are averaged, since all of them together may add no more than one image.
+        """
+        return 1 if self.private else self.features.views * (2 if self.features.mirror else 1)
+
+    @property
+    def private(self) -> bool:
+        """Whether the model is trained with differential privacy. Its features are then scaled to norm 1, stage by stage."""
+        return self.privacy.differential_privacy is not None
 
     @property
     def num_classes(self) -> int:
@@ -260,21 +264,3 @@ def job_from_json(text: str) -> Job:
     if job.canonical_json() != text:
         raise ConfigError("job: not in canonical form, so its id does not name it; send Job.canonical_json()")
     return job
-
-
-def require_runnable(job: Job) -> None:
-    """Refuse what the job asks for and this version cannot give, rather than quietly giving less.
-
-    Raises:
-        ConfigError: the job asks for secure aggregation or differential privacy.
-    """
-    asked = []
-    if job.privacy.secure_aggregation:
-        asked.append("privacy.secure_aggregation")
-    if job.privacy.differential_privacy is not None:
-        asked.append("privacy.differential_privacy")
-    if asked:
-        raise ConfigError(
-            f"job '{job.name}': {' and '.join(asked)}: asked for, but this version cannot provide it, and running "
-            "without would be less than was agreed; remove it from the job if all hospitals accept that"
-        )

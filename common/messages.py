@@ -4,7 +4,8 @@ Letters: C classes, D features, M heads.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +17,37 @@ from common.wire import COUNT_DTYPES, AnyArray, Packed
 
 
 @dataclass(frozen=True)
-class Description:
-    """What a hospital says of itself for one job.
+class Space:
+    """What must be equal at all hospitals of a job: digests (64 hex digits) that say nothing about their patients.
 
-    images (3, C) int64 and patients (3,) int64 by part (`PARTS`). sums and squares (D,) float64: of the features of the
-    training examples and of their squares. tuned_digest: `digest_of_arrays` of the backbone's arrays that the job tunes, as
-    they are before training. `decoded` and `cached`: images that were decoded, that came from the cache.
+    fingerprint: of the feature space. tuned_digest: `digest_of_arrays` of the backbone's arrays that the job tunes, as they are
+    before training.
     """
 
     job_id: str
     fingerprint: str
     backbone_digest: str
     tuned_digest: str
+
+    def pack(self) -> Packed:
+        """As a message: all that a hospital says of itself under secure aggregation."""
+        return Packed({}, {name.replace("_", "-"): value for name, value in asdict(self).items()})
+
+    @classmethod
+    def unpack(cls, packed: Packed) -> Self:
+        """From a message that has passed `problem_with`."""
+        return cls(*(str(packed.fields[name]) for name in ("job-id", "fingerprint", "backbone-digest", "tuned-digest")))
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a hospital says of itself for one job.
+
+    images (3, C) int64 and patients (3,) int64 by part (`PARTS`). sums and squares (D,) float64: of the features of the
+    training examples and of their squares. `decoded` and `cached`: images that were decoded, that came from the cache.
+    """
+
+    space: Space
     images: npt.NDArray[np.int64]
     patients: npt.NDArray[np.int64]
     sums: npt.NDArray[np.float64]
@@ -43,10 +63,7 @@ class Description:
         return Packed(
             {"images": self.images, "patients": self.patients, "sums": self.sums, "squares": self.squares},
             {
-                "job-id": self.job_id,
-                "fingerprint": self.fingerprint,
-                "backbone-digest": self.backbone_digest,
-                "tuned-digest": self.tuned_digest,
+                **self.space.pack().fields,
                 "examples": self.examples,
                 "other-labels": self.other_labels,
                 "unreadable": self.unreadable,
@@ -60,10 +77,7 @@ class Description:
         """From a message that has passed `problem_with`."""
         fields, arrays = packed.fields, packed.arrays
         return cls(
-            str(fields["job-id"]),
-            str(fields["fingerprint"]),
-            str(fields["backbone-digest"]),
-            str(fields["tuned-digest"]),
+            Space.unpack(packed),
             arrays["images"].astype(np.int64),
             arrays["patients"].astype(np.int64),
             arrays["sums"].astype(np.float64),

@@ -42,7 +42,8 @@ RIDGE = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 class MethodRow:
     """What a method is, which options it takes beyond `LOCAL_TRAINING` (with defaults), and where it comes from.
 
-    iterative: it trains in rounds and so takes `LOCAL_TRAINING` too. An option of the same name replaces that default.
+    iterative: hospitals train in rounds, so it takes `LOCAL_TRAINING` too. An option of the same name replaces that default.
+    single_updates: the coordinator must see each hospital's update, not only their sum.
     """
 
     summary: str
@@ -50,6 +51,7 @@ class MethodRow:
     options: Mapping[str, object] = field(default_factory=dict)
     min_hospitals: int = 1
     iterative: bool = True
+    single_updates: bool = False
 
     def defaults(self) -> dict[str, object]:
         """All options of the method with their default values."""
@@ -79,6 +81,20 @@ METHODS: Mapping[str, MethodRow] = MappingProxyType(
             "one round of sums; the ridge head of all examples in closed form, whatever the split",
             "Fanì et al. 2024, arXiv 2406.01116, equation 4; He et al. 2024, arXiv 2405.16240",
             {"rounds": 1, "class_weights": "choose", "ridge": list(RIDGE), "stage_subsets": False, "projection": None},
+            iterative=False,
+        ),
+        "dp-gd": MethodRow(
+            "differentially private gradient descent: in each round one noised sum of clipped gradients of all patients",
+            "Abadi et al. 2016, arXiv 1607.00133, algorithm 1, with all patients in every step",
+            {
+                "rounds": 80,
+                "lr": 0.5,
+                "momentum": 0.9,
+                "clip": 0.7,
+                "averaged": 20,
+                "spread": 0.14,
+                "class_weights": "none",
+            },
             iterative=False,
         ),
         "fedavg": MethodRow(
@@ -114,38 +130,45 @@ METHODS: Mapping[str, MethodRow] = MappingProxyType(
             "fedavg; control variates take the drift of unlike hospitals out of their steps; twice the bytes down",
             "Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1, option II",
             {"momentum": 0.0, "server_lr": 1.0},
+            single_updates=True,
         ),
         "fednova": MethodRow(
             "mean of the hospitals' steps, each divided by how many it made; for hospitals of unlike size",
             "Wang et al. 2020, arXiv 2007.07481, equation 6",
+            single_updates=True,
         ),
         "fedmedian": MethodRow(
             "coordinate-wise median of the hospitals' heads: stands up to a minority of wrong updates",
             "Yin et al. 2018, arXiv 1803.01498, definition 1",
+            single_updates=True,
         ),
         "trimmed-mean": MethodRow(
             "coordinate-wise mean without the largest and smallest values",
             "Yin et al. 2018, arXiv 1803.01498, definition 2",
             {"trim_fraction": 0.2},
             min_hospitals=3,
+            single_updates=True,
         ),
         "krum": MethodRow(
             "the one update closest to its neighbours; for hospitals of like size",
             "Blanchard et al. 2017, NeurIPS, section 4",
             {"malicious_hospitals": 0},
             min_hospitals=3,
+            single_updates=True,
         ),
         "multikrum": MethodRow(
             "mean of the updates closest to their neighbours; for hospitals of like size",
             "Blanchard et al. 2017, NeurIPS, section 4",
             {"malicious_hospitals": 0, "hospitals_kept": 3},
             min_hospitals=3,
+            single_updates=True,
         ),
         "bulyan": MethodRow(
             "krum selection, then a trimmed mean around the median",
             "El Mhamdi et al. 2018, arXiv 1802.07927, section 4",
             {"malicious_hospitals": 0},
             min_hospitals=3,
+            single_updates=True,
         ),
     }
 )
@@ -191,6 +214,9 @@ class Method(Section):
     trim_fraction: Annotated[float, Field(ge=0.0, lt=0.5)] | None = None
     malicious_hospitals: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     hospitals_kept: Count | None = None
+    clip: Positive | None = None
+    averaged: Count | None = None
+    spread: Positive | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -245,7 +271,12 @@ class Method(Section):
     @property
     def analytic(self) -> bool:
         """Whether the closed-form head is asked for: as the result, or as the start of the rounds."""
-        return not self.iterative or self.warm_start == "analytic"
+        return self.name == "analytic" or self.warm_start == "analytic"
+
+    @property
+    def noised_gradients(self) -> bool:
+        """Whether the coordinator descends on noised sums of gradients."""
+        return self.name == "dp-gd"
 
     @property
     def counts_steps(self) -> bool:

@@ -5,15 +5,10 @@ hospital checks every reply against the schema before it leaves, the coordinator
 with `problem_with`. How a message travels (Flower records, gRPC) is not known here.
 
 Shape letters: C classes, D features, M heads, B score bins, K calibration bins; S sums per class (the features, or their
-projection, and the constant 1), T = S (S + 1) / 2.
+projection, and the constant 1), T = S (S + 1) / 2; of a session of secure aggregation P participants, L numbers of the vector.
 """
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
-
-import numpy as np
 
 from common.job import Job
 from common.metrics import CALIBRATION_BINS, SCORE_BINS
@@ -22,6 +17,11 @@ from common.packed import REFUSAL as REFUSAL
 from common.packed import AnyArray as AnyArray
 from common.packed import Field as Field
 from common.packed import Packed as Packed
+from common.phases import PHASE_REPLIES, PHASE_REQUESTS
+from common.schema import ArraySpec as ArraySpec
+from common.schema import Schema as Schema
+from common.schema import bytes_of as bytes_of
+from common.schema import problem_with as problem_with
 
 PARTS = ("train", "validation", "test")
 """The parts the patients are split into, in the order of the rows of `Description.images`."""
@@ -37,23 +37,6 @@ STATISTICS_DTYPE = "float32"
 
 PERSONALISED = ("global", "personalised", "own")
 """The models a hospital compares on its own patients, in the order of the counts of `personalise`."""
-
-
-class ArraySpec(NamedTuple):
-    """dtype by numpy name; shape as letters (looked up when checked) or numbers; whether 0 and below are refused."""
-
-    dtype: str
-    shape: tuple[str | int, ...]
-    positive: bool = False
-
-
-@dataclass(frozen=True)
-class Schema:
-    """Exactly the arrays and fields a message has; `optional` fields may be absent."""
-
-    arrays: Mapping[str, ArraySpec]
-    fields: Mapping[str, type]
-    optional: Mapping[str, type] = field(default_factory=dict)
 
 
 CORRECTION = "correction."
@@ -80,8 +63,20 @@ REQUESTS: Mapping[str, Schema] = {
     "evaluate": Schema({**_HEADS, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
     "own": Schema({**_STANDARDISATION}, _ABOUT),
     "personalise": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
+    **{kind: Schema(one.arrays, {**_ABOUT, **one.fields}) for kind, one in PHASE_REQUESTS.items()},
 }
-"""What a coordinator may ask; `request_schema` adds the arrays that the job tunes."""
+"""What a coordinator may ask; `request_schema` adds the arrays that the job tunes, and to `masked` the question itself."""
+
+SUMMED: Mapping[str, Schema] = {
+    "holdings": Schema({}, _ABOUT),
+    "statistics": REQUESTS["statistics"],
+    "fit": REQUESTS["fit"],
+    "evaluate": REQUESTS["evaluate"],
+    "centre": Schema({}, _ABOUT),
+    "noised-statistics": REQUESTS["statistics"],
+    "gradient": REQUESTS["fit"],
+}
+"""Questions whose answers leave a hospital masked, as parts of a sum (`common/summed.py`): the question is in `masked`."""
 
 REPLIES: Mapping[str, Schema] = {
     "describe": Schema(
@@ -112,20 +107,38 @@ REPLIES: Mapping[str, Schema] = {
     "evaluate": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
     "own": Schema({**_HEAD}, {**_IDENTITY, "examples": int}),
     "personalise": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
+    **{kind: Schema(one.arrays, {**_IDENTITY, **one.fields}) for kind, one in PHASE_REPLIES.items()},
 }
 """The whole list of what may leave a hospital, apart from `REFUSAL` and the arrays that `reply_schema` adds for jobs that
-tune the backbone or use scaffold or fednova. `docs/privacy.md` explains each entry."""
+tune the backbone or use scaffold or fednova. `docs/privacy.md` explains each entry.
+
+Under secure aggregation nothing else leaves than the phases, what `describe` says of the feature space, and `initial`."""
+
+_SPACE = Schema({}, {**_IDENTITY, "backbone-digest": str, "tuned-digest": str}, {"hospital": str})
+"""The reply to `describe` under secure aggregation: no number of this hospital."""
 
 ASKED_BY: Mapping[str, Callable[[Job], bool]] = {
     "describe": lambda _: True,
     "initial": lambda job: job.tune.deep,
-    "statistics": lambda job: job.method.analytic,
-    "fit": lambda job: job.method.iterative,
-    "evaluate": lambda _: True,
+    "statistics": lambda job: job.method.analytic and not job.privacy.secure_aggregation,
+    "fit": lambda job: job.method.iterative and not job.privacy.secure_aggregation,
+    "evaluate": lambda job: not job.privacy.secure_aggregation,
     "own": lambda job: job.evaluation.cross_site,
     "personalise": lambda job: job.personalisation is not None,
+    **dict.fromkeys(PHASE_REQUESTS, lambda job: job.privacy.secure_aggregation),
 }
 """Which jobs a kind of request belongs to: a hospital answers what it has approved, and nothing else."""
+
+SUMMED_BY: Mapping[str, Callable[[Job], bool]] = {
+    "holdings": lambda job: not job.private,
+    "statistics": lambda job: job.method.analytic and not job.private,
+    "fit": lambda job: job.method.iterative,
+    "evaluate": lambda _: True,
+    "centre": lambda job: job.private,
+    "noised-statistics": lambda job: job.method.analytic and job.private,
+    "gradient": lambda job: job.method.noised_gradients,
+}
+"""Which jobs with secure aggregation a question of `SUMMED` belongs to."""
 
 _CARRY_TUNED = {"requests": ("fit", "evaluate", "personalise"), "replies": ("initial", "fit")}
 Shapes = Mapping[str, tuple[int, ...]]
@@ -133,8 +146,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def request_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
-    """What a request of a kind holds for this job."""
-    schema = REQUESTS[kind]
+    """What a request of a kind (of `REQUESTS` or `SUMMED`) holds for this job."""
+    schema = SUMMED[kind] if kind in SUMMED else REQUESTS[kind]
     arrays = {**schema.arrays, **(_tuned(tuned) if kind in _CARRY_TUNED["requests"] else {})}
     if kind == "fit" and job.method.name == "scaffold":
         arrays |= _corrections({**_HEAD, **_tuned(tuned)})
@@ -143,7 +156,7 @@ def request_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
 
 def reply_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
     """Exactly what a reply of a kind holds for this job."""
-    schema = REPLIES[kind]
+    schema = _SPACE if kind == "describe" and job.privacy.secure_aggregation else REPLIES[kind]
     arrays = {**schema.arrays, **(_tuned(tuned) if kind in _CARRY_TUNED["replies"] else {})}
     fields = dict(schema.fields)
     if kind == "fit" and job.method.counts_steps:
@@ -164,67 +177,3 @@ def dimensions(job: Job, heads: int = 1) -> dict[str, int]:
     sums = (job.method.projection or job.num_features) + 1
     letters = {"C": job.num_classes, "D": job.num_features, "M": heads, "B": SCORE_BINS, "K": CALIBRATION_BINS}
     return {**letters, "S": sums, "T": sums * (sums + 1) // 2}
-
-
-def bytes_of(schema: Schema, dims: Mapping[str, int]) -> int:
-    """Bytes of the arrays of a message that keeps to its schema."""
-    return sum(
-        np.dtype(spec.dtype).itemsize
-        * math.prod(dims[letter] if isinstance(letter, str) else letter for letter in spec.shape)
-        for spec in schema.arrays.values()
-    )
-
-
-def problem_with(packed: Packed, schema: Schema, dims: Mapping[str, int]) -> str | None:
-    """The first way in which a message departs from its schema, or None; no message makes it raise.
-
-    Besides names, dtypes and shapes: floats must be finite, integers not negative. The answer repeats no value of the
-    message.
-    """
-    problem = _names_problem("array", set(packed.arrays), set(schema.arrays), set())
-    problem = problem or _names_problem("field", set(packed.fields), set(schema.fields), set(schema.optional))
-    if problem:
-        return problem
-    for name, spec in schema.arrays.items():
-        problem = _array_problem(packed.arrays[name], spec, dims)
-        if problem:
-            return f"array '{name}': {problem}"
-    for name, kind in {**schema.fields, **schema.optional}.items():
-        problem = _field_problem(packed.fields[name], kind) if name in packed.fields else None
-        if problem:
-            return f"field '{name}': {problem}"
-    return None
-
-
-def _names_problem(kind: str, have: set[str], need: set[str], may: set[str]) -> str | None:
-    if need - have:
-        return f"missing {kind} '{min(need - have)}'"
-    if have - need - may:
-        # Its name is free text of the sender: repeating it would carry it on.
-        return f"unexpected {kind} (expected: {', '.join(sorted(need | may)) or 'none'})"
-    return None
-
-
-def _array_problem(array: object, spec: ArraySpec, dims: Mapping[str, int]) -> str | None:
-    shape = tuple(dims[letter] if isinstance(letter, str) else letter for letter in spec.shape)
-    if type(array) is not np.ndarray:
-        return f"expected a numpy array, got {type(array).__name__}"
-    if array.dtype != np.dtype(spec.dtype):
-        return f"expected dtype {spec.dtype}, got {str(array.dtype)[:40]}"
-    if array.shape != shape:
-        return f"expected shape {shape}, got {array.shape}"
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return "expected finite numbers, got NaN or infinity"
-    if array.dtype.kind == "i" and (array < 0).any():
-        return "expected counts, got negative numbers"
-    if spec.positive and not (array > 0).all():
-        return "expected numbers above 0, got 0 or less"
-    return None
-
-
-def _field_problem(value: object, kind: type) -> str | None:
-    if type(value) is not kind:
-        return f"expected {kind.__name__}, got {type(value).__name__}"
-    if isinstance(value, int | float) and not 0 <= value < 2**63:
-        return f"expected {kind.__name__} from 0 and below 2**63, got one outside"
-    return None

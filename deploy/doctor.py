@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.errors import ConfigError, ConsiliumError
-from common.job import load_job, require_runnable
+from common.job import load_job
 from deploy import checks
 from deploy.certificates import CA, CA_KEY, SERVER, SERVER_KEY, chain_problem, inspect
 from deploy.coordinator import flower_of, is_up, own_address, superlink_address, taken_ports
@@ -189,7 +189,6 @@ def _statuses(flower: Flower) -> dict[int, str]:
 def _job(federation: Federation, path: Path) -> Iterator[Finding]:
     try:
         job = load_job(path)
-        require_runnable(job)
     except ConfigError as problem:
         yield error("job", str(problem), f"mend {path}")
         return

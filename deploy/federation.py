@@ -3,6 +3,7 @@
     federation.yaml   name, address, hospitals
     certificates/     the authority and the server's certificate (deploy/certificates.py)
     keys/NAME.pub     the public key of each hospital that sent one
+    roster.txt        the public keys as hospitals get them, for secure aggregation
     kits/NAME[.zip]   what each hospital gets (deploy/kit.py)
     state/            the SuperLink's database, and which key is registered as which node
     runs/             one folder per run
@@ -24,8 +25,9 @@ from common.artifact import write_atomically
 from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError
 from deploy.certificates import ALWAYS, CA, SERVER, inspect, issue_server, make_ca
-from deploy.kit import Host, Kit, Name, Port, remove_kit, write_kit
+from deploy.kit import ROSTER, Host, Kit, Name, Port, remove_kit, write_kit
 from deploy.node_key import fingerprint, read_public_key
+from deploy.roster import roster_text
 
 SETTINGS = "federation.yaml"
 _HEADER = "# Written by `consilium coordinator provision`; change it with that command.\n"
@@ -74,6 +76,11 @@ class Federation:
     def runs(self) -> Path:
         """The folder of the runs."""
         return self.folder / "runs"
+
+    @property
+    def roster(self) -> Path:
+        """The public keys of all hospitals that have sent one, as they are in the kits."""
+        return self.folder / ROSTER
 
     @property
     def gateway(self) -> Path:
@@ -131,9 +138,10 @@ def save(folder: Path, settings: Settings) -> Federation:
         make_ca(federation.certificates, settings.name)
     if lacking_names(federation):
         renew(federation)
-    certificate = federation.ca.read_bytes()
+    certificate, roster = federation.ca.read_bytes(), _roster(federation)
+    write_atomically(federation.roster, roster, 0o600)
     for hospital in settings.hospitals:
-        write_kit(federation.kit(hospital), _kit(settings, hospital), certificate)
+        write_kit(federation.kit(hospital), _kit(settings, hospital), certificate, roster)
     return federation
 
 
@@ -216,6 +224,11 @@ def _kit(settings: Settings, hospital: str) -> Kit:
         flwr=importlib.metadata.version("flwr"),
         consilium=importlib.metadata.version("consilium"),
     )
+
+
+def _roster(federation: Federation) -> str:
+    known = {name for name, print_ in federation.settings.hospitals.items() if print_}
+    return roster_text({name: read_public_key(federation.key(name)) for name in sorted(known)})
 
 
 def _normal(name: str) -> str:

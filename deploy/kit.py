@@ -2,6 +2,7 @@
 
     ca.crt          the certificate by which the hospital knows the coordinator
     kit.yaml        which federation, which hospital, where
+    roster.txt      the public node keys of all hospitals, for secure aggregation
     hospital.yaml   the hospital's own file, to be filled in; it stays at the hospital
     README.md       three steps
 
@@ -21,7 +22,7 @@ from common.artifact import write_atomically
 from common.config_file import Section, load_yaml, parse
 from common.errors import ConfigError
 
-CA, KIT, HOSPITAL, README = "ca.crt", "kit.yaml", "hospital.yaml", "README.md"
+CA, KIT, HOSPITAL, README, ROSTER = "ca.crt", "kit.yaml", "hospital.yaml", "README.md", "roster.txt"
 NODE_KEY = "node_key"
 """Where the hospital's private key is, once it has made it."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -47,10 +48,11 @@ class Kit(Section):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def write_kit(folder: Path, kit: Kit, ca_certificate: bytes) -> Path:
+def write_kit(folder: Path, kit: Kit, ca_certificate: bytes, roster: str = "") -> Path:
     """Write the kit to `folder` (mode 0700) and to `folder`.zip; returns the zip. The same kit is the same bytes."""
     files = {
         CA: ca_certificate,
+        ROSTER: roster.encode(),
         KIT: f"# Written by the coordinator of '{kit.federation}'.\n{yaml.safe_dump(kit.model_dump(), sort_keys=False)}".encode(),
         HOSPITAL: _filled(HOSPITAL, kit),
         README: _filled(README, kit),

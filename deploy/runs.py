@@ -23,7 +23,7 @@ from deploy.flower import COMPLETED, Flower, Run
 from server.recorder import JOB, LAST_CHECKPOINT, ROUNDS, SUMMARY
 
 FAILURE, FLOWER, CONFIG = "failure.json", "flower.json", "run.toml"
-_DEFAULTS: dict[str, str | bool] = {"job": "", "out": "", "engine": "deployment", "resume": False}
+_DEFAULTS: dict[str, str | bool] = {"job": "", "out": "", "engine": "deployment", "resume": False, "roster": ""}
 _EVERY_S, _ASK_EVERY_S, _ENDING_S = 0.5, 10.0, 120.0
 
 
@@ -45,14 +45,14 @@ def new_folder(federation: Federation, job: Job) -> Path:
     return folder
 
 
-def start(flower: Flower, folder: Path, resume: bool = False) -> int:
+def start(flower: Flower, folder: Path, roster: Path, resume: bool = False) -> int:
     """Start the run of a folder, or go on with it from its last checkpoint; returns Flower's run id.
 
     Raises:
         FederationError: Flower did not start it.
     """
     (folder / FAILURE).unlink(missing_ok=True)
-    config = {**_DEFAULTS, "job": str(folder / JOB), "out": str(folder), "resume": resume}
+    config = {**_DEFAULTS, "job": str(folder / JOB), "out": str(folder), "resume": resume, "roster": str(roster)}
     write_atomically(folder / CONFIG, toml(config))
     with tempfile.TemporaryDirectory(prefix="consilium-") as temporary:
         write_app(Path(temporary) / "app", _DEFAULTS, courier_only=True)

@@ -15,7 +15,8 @@ from common.errors import FederationError
 from common.head import Float32, Head
 from common.metrics import ClassificationCounts, Metrics, derive
 from common.sums import Sums
-from server.questions import Answers, Questions, listed, pooled
+from server.aggregation import Aggregation, Told
+from server.questions import listed
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +30,13 @@ class ClosedForm:
 
     head: Head
     validation: Metrics | None
-    answers: Answers
+    told: Told
     choice: Mapping[str, object]
     seconds: float
 
 
 def closed_form(
-    questions: Questions, needed: int, pretrained: Mapping[str, Float32] | None = None, tries: int = 1
+    asking: Aggregation, needed: int, pretrained: Mapping[str, Float32] | None = None, tries: int = 1
 ) -> ClosedForm:
     """The closed-form head of the federation.
 
@@ -45,11 +46,11 @@ def closed_form(
         FederationError: `tries` times fewer than `needed` hospitals sent usable sums.
     """
     start = time.perf_counter()
-    answers = _answers(questions, needed, tries)
-    found = candidates(questions.job, _total(answers))
+    total, told = _sums(asking, needed, tries)
+    found = candidates(asking.questions.job, total)
     tuned = pretrained or {}
-    best, metrics = _choose(questions, found, tuned)
-    temperature, calibrated = _calibrate(questions, best.head, tuned)
+    best, metrics = _choose(asking, found, tuned)
+    temperature, calibrated = _calibrate(asking, best.head, tuned)
     choice = {
         "candidates": len(found),
         "stages": best.stages,
@@ -58,48 +59,38 @@ def closed_form(
         "temperature": temperature,
     }
     head = divided(best.head, temperature)
-    return ClosedForm(head, calibrated or metrics, answers, choice, time.perf_counter() - start)
+    return ClosedForm(head, calibrated or metrics, told, choice, time.perf_counter() - start)
 
 
-def _total(answers: Answers) -> Sums:
-    """The sums of all hospitals, added one at a time: of wide features each takes hundreds of megabytes."""
-    total: Sums | None = None
-    for reply in answers.good.values():
-        one = Sums.from_triangle(reply.arrays["gram"], reply.arrays["class-sums"])
-        total = one if total is None else total + one
-    if total is None:
-        raise FederationError("no hospital sent sums")
-    return total
-
-
-def _answers(questions: Questions, needed: int, tries: int) -> Answers:
+def _sums(asking: Aggregation, needed: int, tries: int) -> tuple[Sums, Told]:
     """The sums of enough hospitals."""
+    told = Told((), {}, 0, 0)
     for _ in range(tries):
-        questions.membership.refresh(1)
-        answers = questions.ask("statistics", number=1)
-        for name, reason in answers.dropped.items():
+        asking.questions.membership.refresh(1)
+        total, told = asking.sums()
+        for name, reason in told.dropped.items():
             log.warning("the sums go on without %s: %s", name, reason)
-        if len(answers.good) >= needed:
-            return answers
-    raise FederationError(f"no round had a quorum, so there is no model: {listed(answers.dropped)}")
+        if total is not None and len(told.answered) >= needed:
+            return total, told
+    raise FederationError(f"no round had a quorum, so there is no model: {listed(told.dropped)}")
 
 
 def _choose(
-    questions: Questions, found: Sequence[Candidate], tuned: Mapping[str, Float32]
+    asking: Aggregation, found: Sequence[Candidate], tuned: Mapping[str, Float32]
 ) -> tuple[Candidate, Metrics | None]:
     """The candidate that is best on the validation patients of all hospitals, by the job's metric, then by log loss."""
-    counts = _validation(questions, [candidate.head for candidate in found], tuned)
+    counts = _validation(asking, [candidate.head for candidate in found], tuned)
     if counts is None:
         log.warning("no hospital has validation patients: the head is chosen and calibrated from the sums alone")
         return by_sums_alone(found), None
     metrics = [derive(one) for one in counts]
-    best = best_of(metrics, questions.job.evaluation.select_by)
+    best = best_of(metrics, asking.questions.job.evaluation.select_by)
     return found[best], metrics[best]
 
 
-def _calibrate(questions: Questions, head: Head, tuned: Mapping[str, Float32]) -> tuple[float, Metrics | None]:
+def _calibrate(asking: Aggregation, head: Head, tuned: Mapping[str, Float32]) -> tuple[float, Metrics | None]:
     """The temperature that fits the validation patients, and the metrics with it."""
-    counts = _validation(questions, [divided(head, temperature) for temperature in TEMPERATURES], tuned)
+    counts = _validation(asking, [divided(head, temperature) for temperature in TEMPERATURES], tuned)
     if counts is None or not counts[0].n:
         return 1.0, None
     metrics = [derive(one) for one in counts]
@@ -108,10 +99,9 @@ def _calibrate(questions: Questions, head: Head, tuned: Mapping[str, Float32]) -
 
 
 def _validation(
-    questions: Questions, heads: list[Head], tuned: Mapping[str, Float32]
+    asking: Aggregation, heads: list[Head], tuned: Mapping[str, Float32]
 ) -> list[ClassificationCounts] | None:
     """Counts of each head on the validation patients of all hospitals, on the pretrained backbone; None if there are none."""
-    found, _ = questions.count_heads(heads, "validation", tuned=tuned)
-    totals = [pooled([counts[index] for counts in found.values()]) for index in range(len(heads))]
-    known = [total for total in totals if total is not None and total.n]
+    counted = asking.count_heads(heads, "validation", 0, tuned).pooled or []
+    known = [total for total in counted if total.n]
     return known if len(known) == len(heads) else None

@@ -8,9 +8,13 @@ from typing import Any
 PHASES: Mapping[str, str] = MappingProxyType(
     {
         "describe": "was left out",
+        "holdings": "is missing from the numbers of images and patients",
+        "centre": "is missing from the centre of the features",
         "initial": "did not send the pretrained arrays",
         "statistics": "is missing from the sums",
+        "noised-statistics": "is missing from the sums",
         "fit": "is missing from the training",
+        "gradient": "is missing from the training",
         "validation": "is missing from the validation",
         "test": "is missing from the test",
         "cross-site": "is missing from the cross-site figures",
@@ -18,7 +22,7 @@ PHASES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What a hospital may be missing from, and how that is said; in the order of a run."""
-_OF_ROUNDS = ("describe", "fit")
+_OF_ROUNDS = ("describe", "fit", "gradient")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from common.job import Job
 from common.messages import Description, unpack_counts
 from common.metrics import ClassificationCounts, Int64
 from common.model import TUNED, Model, digest_of_arrays
+from common.phases import PHASE_REPLIES
 from common.sums import Sums
 from common.wire import PARTS, REFUSAL, AnyArray, Packed, Shapes, dimensions, problem_with, reply_schema
 
@@ -29,8 +30,9 @@ _UNIT = 2.0**30
 class Expected:
     """What a reply of this kind must say.
 
-    heads: number of heads counted. tuned: shapes of the backbone's arrays that the job tunes. fields: exact values. part:
-    the patients that were counted. described: what the hospital said of itself. start: the model that was sent.
+    heads: number of heads counted. tuned: shapes of the backbone's arrays that the job tunes; tuned_digest: of these arrays.
+    fields: exact values. part: the patients that were counted. described: what the hospital said of itself. start: the model
+    that was sent. sizes: further shape letters, in a session of secure aggregation.
     """
 
     kind: str
@@ -40,8 +42,10 @@ class Expected:
     fields: Mapping[str, str | int] = field(default_factory=dict)
     part: str = "validation"
     described: Description | None = None
+    tuned_digest: str = ""
     standardisation: Standardisation | None = None
     start: Model | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 def screen(answers: list[Packed], expected: Expected) -> Packed | str:
@@ -55,7 +59,9 @@ def screen(answers: list[Packed], expected: Expected) -> Packed | str:
     schema = reply_schema(
         expected.kind, expected.job, _tuned_in(first) if expected.kind == "initial" else expected.tuned
     )
-    problem = problem_with(first, schema, dimensions(expected.job, expected.heads)) or _wrong_field(first, expected)
+    problem = problem_with(
+        first, schema, {**dimensions(expected.job, expected.heads), **expected.sizes}
+    ) or _wrong_field(first, expected)
     if problem is not None and expected.kind == "initial":
         # The names of its arrays are the sender's own words.
         problem = "its arrays or fields are not those of the contract"
@@ -98,11 +104,17 @@ def _describe_problem(packed: Packed, expected: Expected) -> str | None:
     claimed = packed.fields.get("hospital")
     if claimed is not None and not _NAME.fullmatch(str(claimed)):
         return "field 'hospital': expected a name of 1 to 63 lower-case letters, digits, - or _"
-    told = Description.unpack(packed)
+    if expected.job.privacy.secure_aggregation:
+        return None
+    return description_problem(Description.unpack(packed), expected.job)
+
+
+def description_problem(told: Description, job: Job) -> str | None:
+    """How what a hospital, or all of them together, said contradicts itself, or None."""
     if told.examples == 0:
         return "no training examples"
     train = int(told.images[PARTS.index("train")].sum())
-    if told.examples != train * expected.job.examples_per_image:
+    if told.examples != train * job.examples_per_image:
         return f"{told.examples} examples do not fit {train} training images"
     if (told.patients > told.images.sum(axis=1)).any():
         return "more patients than images"
@@ -113,7 +125,7 @@ def _describe_problem(packed: Packed, expected: Expected) -> str | None:
 
 
 def _initial_problem(packed: Packed, expected: Expected) -> str | None:
-    wanted = expected.described.tuned_digest if expected.described else ""
+    wanted = expected.tuned_digest
     given = {name.removeprefix(TUNED): array.astype(np.float32) for name, array in packed.arrays.items()}
     return None if digest_of_arrays(given) == wanted else "the initial arrays do not have the digest that was declared"
 
@@ -134,6 +146,11 @@ def _statistics_problem(packed: Packed, expected: Expected) -> str | None:
         return "the sums do not have the declared number of examples of each class"
     if expected.job.method.projection is None and not _same_features(sums, told, standardisation):
         return "the sums contradict the sums of features it described"
+    return sums_problem(sums, examples)
+
+
+def sums_problem(sums: Sums, examples: int) -> str | None:
+    """How sums over some examples contradict themselves, or None."""
     if not np.allclose(sums.class_sums.sum(axis=1), sums.gram[:, -1], rtol=1e-3, atol=1e-3 * examples):
         return "the sums of the classes do not add up"
     return sums.contradiction()
@@ -228,4 +245,6 @@ _CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {
     "evaluate": _evaluate_problem,
     "own": _examples_problem,
     "personalise": _evaluate_problem,
+    # What is in them the session itself checks (common/secure_sum/combiner.py).
+    **dict.fromkeys(PHASE_REPLIES, lambda _packed, _expected: None),
 }

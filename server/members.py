@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.job import Job
-from common.messages import Description
+from common.messages import Description, Space
 from common.wire import Packed
 from server.guard import Expected, screen
 
@@ -14,11 +14,12 @@ OTHER_SPACE = "another feature space than most hospitals (other weights or prepr
 
 @dataclass(frozen=True)
 class Member:
-    """A hospital that takes part, and what it said of itself."""
+    """A hospital that takes part, its space, and what it said of its data: nothing under secure aggregation."""
 
     name: str
     node: int
-    description: Description
+    space: Space
+    description: Description | None = None
 
 
 @dataclass(frozen=True)
@@ -31,26 +32,20 @@ class Members:
     @property
     def fingerprint(self) -> str:
         """The feature space they share."""
-        return self.members[0].description.fingerprint
+        return self.members[0].space.fingerprint
 
     @property
     def backbone_digest(self) -> str:
         """The network they share."""
-        return self.members[0].description.backbone_digest
+        return self.members[0].space.backbone_digest
 
     def by_node(self) -> dict[int, Member]:
         """Members by their node."""
         return {member.node: member for member in self.members}
 
-    def missing_classes(self, classes: Sequence[str]) -> dict[str, list[str]]:
-        """For each hospital that lacks any, the classes it has no image of."""
-        missing = {
-            member.name: [
-                name for name, images in zip(classes, member.description.images.sum(axis=0), strict=True) if not images
-            ]
-            for member in self.members
-        }
-        return {name: lacking for name, lacking in missing.items() if lacking}
+    def descriptions(self) -> dict[str, Description]:
+        """By hospital, what each said of its data."""
+        return {one.name: one.description for one in self.members if one.description is not None}
 
 
 @dataclass(frozen=True)
@@ -58,12 +53,8 @@ class Described:
     """A description that passed the guard, and the name its sender gives itself ("" if it gives none)."""
 
     claimed: str
-    description: Description
-
-    @property
-    def space(self) -> str:
-        """What must be equal before anything is combined: the features, and the arrays that are tuned."""
-        return f"{self.description.fingerprint} {self.description.tuned_digest}"
+    space: Space
+    description: Description | None = None
 
 
 def read_description(job: Job, answers: list[Packed]) -> Described | str:
@@ -71,7 +62,8 @@ def read_description(job: Job, answers: list[Packed]) -> Described | str:
     checked = screen(answers, Expected("describe", job, fields={"job-id": job.job_id}))
     if isinstance(checked, str):
         return checked
-    return Described(str(checked.fields.get("hospital", "")), Description.unpack(checked))
+    claimed, secure = str(checked.fields.get("hospital", "")), job.privacy.secure_aggregation
+    return Described(claimed, Space.unpack(checked), None if secure else Description.unpack(checked))
 
 
 def choose_members(names: Mapping[int, str], described: Mapping[int, Described], reasons: Mapping[int, str]) -> Members:
@@ -87,15 +79,24 @@ def choose_members(names: Mapping[int, str], described: Mapping[int, Described],
         free = one.claimed and claims[one.claimed] == 1 and one.claimed not in names.values()
         name = names.get(node) or (one.claimed if free else fallback_name(node))
         # Two nodes of one name would be taken for one hospital.
-        members.append(Member(name if registered[name] < 2 else fallback_name(node), node, one.description))
+        members.append(Member(name if registered[name] < 2 else fallback_name(node), node, one.space, one.description))
     members.sort(key=lambda member: member.name)
     spaces = Counter(one.space for one in described.values())
-    shared = min(spaces, key=lambda space: (-spaces[space], space)) if spaces else ""
+    shared = min(spaces, key=lambda space: (-spaces[space], str(space))) if spaces else None
     dropped = {names.get(node) or fallback_name(node): reason for node, reason in reasons.items()}
-    dropped |= {member.name: OTHER_SPACE for member in members if described[member.node].space != shared}
-    return Members(tuple(member for member in members if described[member.node].space == shared), dropped)
+    dropped |= {member.name: OTHER_SPACE for member in members if member.space != shared}
+    return Members(tuple(member for member in members if member.space == shared), dropped)
 
 
 def fallback_name(node: int) -> str:
     """The name of a hospital that has none of its own."""
     return f"node-{node}"
+
+
+def missing_classes(described: Mapping[str, Description], classes: Sequence[str]) -> dict[str, list[str]]:
+    """For each hospital that lacks any, the classes it has no image of."""
+    missing = {
+        hospital: [name for name, images in zip(classes, one.images.sum(axis=0), strict=True) if not images]
+        for hospital, one in described.items()
+    }
+    return {hospital: lacking for hospital, lacking in missing.items() if lacking}

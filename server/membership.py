@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from common.errors import FederationError
 from common.job import Job
+from common.messages import Space
 from common.wire import Packed
 from server.exchange import Exchange
 from server.failures import Failures
@@ -38,7 +39,7 @@ class Membership:
         self._asked_at: dict[int, float] = {}
         self._pending: dict[int, Pending] = {}
         self._doubted: set[int] = set()
-        self._space = ""
+        self._space: Space | None = None
 
     def gather(self, needed: int) -> None:
         """Wait until enough hospitals can take part, and for the others that are connected, as the job's quorum says.
@@ -67,7 +68,7 @@ class Membership:
                 log.info("waiting for hospitals: %s, %d needed", state, needed)
                 told = state
             self._exchange.pause()
-        self._space = self._described[self.members.members[0].node].space
+        self._space = self.members.members[0].space
         self._failures.add("describe", 0, self.members.dropped)
 
     def refresh(self, number: int) -> None:
@@ -143,7 +144,7 @@ class Membership:
             self._reasons[node] = NAME_TAKEN
         else:
             others = [member for member in self.members.members if member.node != node and member is not same]
-            members = sorted([*others, Member(name, node, one.description)], key=lambda member: member.name)
+            members = sorted([*others, Member(name, node, one.space, one.description)], key=lambda member: member.name)
             self.members = Members(tuple(members), self.members.dropped)
             self._doubted.discard(node)
             log.info("%s %s", name, "has described itself again" if before else "takes part from now on")

@@ -1,6 +1,6 @@
 """The questions of one run to its members: what every request repeats, and the guard on every answer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from common.head import Head, Standardisation
@@ -12,7 +12,7 @@ from common.wire import MAX_HEADS, AnyArray, Packed, Shapes
 from server.exchange import Exchange
 from server.failures import Failures
 from server.guard import Expected, declined, screen
-from server.members import Members
+from server.members import Member, Members
 from server.membership import Membership
 from server.meter import Meter
 from server.pending import Asked
@@ -32,14 +32,14 @@ class Answers:
 
 @dataclass(frozen=True)
 class Questions:
-    """Asks all members. tuned: shapes of the backbone's arrays that the job tunes."""
+    """Asks all members. standardisation: None before it is known. tuned: shapes of the backbone's arrays that the job tunes."""
 
     job: Job
     exchange: Exchange
     membership: Membership
     meter: Meter
     failures: Failures
-    standardisation: Standardisation
+    standardisation: Standardisation | None = None
     tuned: Shapes = field(default_factory=dict)
 
     @property
@@ -68,8 +68,12 @@ class Questions:
         """
         members = self.members.by_node()
         fields = fields or {}
+        standardised = self.standardisation is not None and kind != "initial"
         request = Packed(
-            {**(arrays or {}), **({} if kind == "initial" else pack_standardisation(self.standardisation))},
+            {
+                **(arrays or {}),
+                **(pack_standardisation(self.standardisation) if standardised and self.standardisation else {}),
+            },
             {"job": self.job.canonical_json(), "fingerprint": self.members.fingerprint, **fields},
         )
         requests = (
@@ -77,15 +81,11 @@ class Questions:
             if own
             else request
         )
-        needed, quorum = min(answers_needed(self.job), len(nodes or members)), self.job.quorum
-        asked = self.exchange.ask(kind, requests, nodes or members, number, quorum.deadline_s, needed, quorum.grace_s)
-        self.meter.count(asked)
+        needed = min(answers_needed(self.job), len(nodes or members))
         exact = {"job-id": self.job.job_id, "fingerprint": self.members.fingerprint, **fields}
-        good: dict[str, Packed] = {}
-        dropped = {members[node].name: reason for node, reason in asked.failures.items()}
-        for node, answers in asked.answers.items():
-            member = members[node]
-            expected = Expected(
+
+        def expected(member: Member) -> Expected:
+            return Expected(
                 kind=kind,
                 job=self.job,
                 heads=heads,
@@ -93,18 +93,39 @@ class Questions:
                 fields=exact,
                 part=part,
                 described=member.description,
+                tuned_digest=member.space.tuned_digest,
                 standardisation=self.standardisation,
                 start=start,
             )
-            checked = screen(answers, expected)
+
+        told = self.put(kind, requests, list(nodes or members), number, needed, expected)
+        default = part if kind == "evaluate" else _PHASES.get(kind, kind)
+        self.failures.add(phase or default, number, told.dropped)
+        return told
+
+    def put(
+        self,
+        kind: str,
+        requests: Packed | Mapping[int, Packed],
+        nodes: Sequence[int],
+        number: int,
+        needed: int,
+        expected: Callable[[Member], Expected],
+    ) -> Answers:
+        """Put requests to some nodes, and hold every answer to what is expected of that member."""
+        members, quorum = self.members.by_node(), self.job.quorum
+        asked = self.exchange.ask(kind, requests, nodes, number, quorum.deadline_s, needed, quorum.grace_s)
+        self.meter.count(asked)
+        good: dict[str, Packed] = {}
+        dropped = {members[node].name: reason for node, reason in asked.failures.items()}
+        for node, answers in asked.answers.items():
+            checked = screen(answers, expected(members[node]))
             if isinstance(checked, str):
-                dropped[member.name] = checked
+                dropped[members[node].name] = checked
                 if not declined(checked):
                     self.membership.doubt(node)
             else:
-                good[member.name] = checked
-        default = part if kind == "evaluate" else _PHASES.get(kind, kind)
-        self.failures.add(phase or default, number, dict(sorted(dropped.items())))
+                good[members[node].name] = checked
         return Answers(dict(sorted(good.items())), dict(sorted(dropped.items())), asked)
 
     def count_heads(
@@ -133,10 +154,12 @@ class Questions:
         # Whoever left out a part of the heads is left out of all of them: their counts would not be in step.
         return {name: counts for name, counts in found.items() if len(counts) == len(heads)}, dropped
 
-    def count(self, model: Model, part: str, number: int = 0) -> tuple[dict[str, ClassificationCounts], dict[str, str]]:
-        """Counts of one model on one part of the data by hospital, and the hospitals that gave none."""
-        found, dropped = self.count_heads([model.head], part, number, model.tuned)
-        return {name: counts[0] for name, counts in found.items()}, dropped
+
+def standardisation_in(questions: Questions) -> Standardisation:
+    """The standardisation, once it is known."""
+    if questions.standardisation is None:
+        raise ValueError("the features are not standardised yet")
+    return questions.standardisation
 
 
 def pooled(counts: list[ClassificationCounts]) -> ClassificationCounts | None:

@@ -43,7 +43,7 @@ pre { background: var(--card); padding: 1rem; border-radius: .6rem; white-space:
 <body>
 <h1>{{ summary.job.name }}</h1>
 <p class="lead">{{ classes | join(" / ") }} · {{ summary.job.backbone.name }} ({{ weights }}),
-{{ trained }} trained by {{ summary.method }} · {{ summary.hospitals | length }} hospitals · round {{ summary.best_round }} of
+{{ trained }} trained by {{ summary.method }} · {{ summary.taking_part | length }} hospitals · round {{ summary.best_round }} of
 {{ summary.rounds }} kept · engine {{ summary.engine }}
 {%- if resumed is not none %} · resumed after round {{ resumed }}{% endif %}</p>
 {% if summary.random_weights %}
@@ -55,8 +55,9 @@ nothing about diagnosis, and its model must never be used for one.</div>
 <div class="card"><b>{{ value }}</b><span>{{ title }}{% if bounds %}<br>95 % CI {{ bounds }}{% endif %}</span></div>
 {% endfor %}
 </div>
-<p class="note">{{ summary.metrics.pooled.n | number }} test images of {{ test_patients | number }} patients, all hospitals
-pooled. Sensitivity, specificity, F1, AUROC and AP are {% if classes | length == 2 %}those of <i>{{ classes[1] }}</i>{% else %}
+<p class="note">{{ summary.metrics.pooled.n | number }} test images
+{%- if test_patients %} of {{ test_patients | number }} patients{% endif %}, all hospitals pooled. Sensitivity,
+specificity, F1, AUROC and AP are {% if classes | length == 2 %}those of <i>{{ classes[1] }}</i>{% else %}
 means over the classes that have test images, each against the rest{% endif %}.</p>
 
 <h2>What this is and is not</h2>
@@ -69,8 +70,15 @@ and F1 follow from them exactly. AUROC and average precision (AP) are read from 
 are 95 % (Wilson for shares; DeLong for AUROC, on the log-odds scale) and take images as independent: where patients have several
 images, they are too narrow.</p>
 
+{% if protection %}
+<h2>How it was protected</h2>
+<ul id="protection">{% for line in protection %}<li>{{ line }}.</li>{% endfor %}</ul>
+{% endif %}
+
 <h2>Classes that hospitals lack</h2>
-{% if summary.missing_classes %}
+{% if not summary.metrics.hospitals %}
+<p>Not known: nothing was told by hospital.</p>
+{% elif summary.missing_classes %}
 <div class="warning"><ul>
 {% for name, lacking in summary.missing_classes.items() %}
 <li><b>{{ name }}</b> has no image of {{ lacking | join(", ") }}.</li>
@@ -96,7 +104,7 @@ averaged.</div>
 <p>None, in no round.</p>
 {% endif %}
 
-<h2>Test patients, hospital by hospital</h2>
+<h2>Test patients{{ ", hospital by hospital" if summary.metrics.hospitals }}</h2>
 <div class="scroll"><table class="wide" id="metrics">
 <thead><tr><th></th>{% for column in columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
 <tbody>
@@ -180,6 +188,9 @@ class weights <b>{{ summary.closed_form.class_weights }}</b>; its logits were di
 {% endif %}
 
 <h2>Data</h2>
+{% if not summary.hospitals %}
+<p>How many images and patients there are was not told without noise.</p>
+{% else %}
 <div class="scroll"><table class="wide" id="data">
 <thead><tr><th></th>{% for part in parts %}{% for name in classes %}<th>{{ part }}: {{ name }}</th>{% endfor %}
 <th>{{ part }}: patients</th>{% endfor %}<th>other labels</th><th>unreadable</th></tr></thead><tbody>
@@ -192,6 +203,7 @@ class weights <b>{{ summary.closed_form.class_weights }}</b>; its logits were di
 <p class="note">Images by class, and patients. Patients, not images, are split, by a hash of the seed and the patient's id.
 {{ summary.images.decoded | number }} images were decoded in this run, {{ summary.images.cached | number }} came from the
 hospitals' feature caches.</p>
+{% endif %}
 
 <h2>What was sent, and how long it took</h2>
 <div class="figures"><table><tbody>

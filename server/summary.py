@@ -14,6 +14,7 @@ from common.metrics import ClassificationCounts, derive, intervals, worst
 from common.wire import PARTS, PERSONALISED
 from server.afterwards import Personal
 from server.failures import Failures
+from server.members import missing_classes
 from server.rounds import Outcome
 
 
@@ -35,10 +36,10 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
     its process.
     """
     members = outcome.members
-    pooled = pooled_counts(outcome)
+    pooled = outcome.pooled
     by_hospital = {name: derive(counts) for name, counts in outcome.test.items()}
     lowest = worst(by_hospital)
-    described = {member.name: member.description for member in members.members}
+    described = outcome.described
     return {
         "job": job.model_dump(mode="json"),
         "job_id": job.job_id,
@@ -49,6 +50,7 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
         "classes": list(job.classes),
         "fingerprint": members.fingerprint,
         "backbone_digest": members.backbone_digest,
+        "taking_part": [member.name for member in members.members],
         "random_weights": job.backbone.weights.random,
         "versions": versions(),
         "metrics": {
@@ -75,13 +77,14 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
             }
             for name, one in described.items()
         },
+        "patients": outcome.patients,
         "closed_form": outcome.choice,
         "cross_site": {
             trained: {where: asdict(derive(counts)) for where, counts in row.items()}
             for trained, row in outcome.after.cross_site.items()
         },
         "personalisation": personalisation(outcome.after.personal, job.evaluation.select_by),
-        "missing_classes": members.missing_classes(job.classes),
+        "missing_classes": missing_classes(described, job.classes),
         "failures": Failures(outcome.failures).grouped(),
         "images": {
             "decoded": sum(one.decoded for one in described.values()),
@@ -92,11 +95,6 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
         "communication": _communication(job, outcome),
         "seconds": {phase: round(seconds, 3) for phase, seconds in outcome.seconds.items()},
     }
-
-
-def pooled_counts(outcome: Outcome) -> ClassificationCounts:
-    """The test counts of all hospitals together."""
-    return sum(outcome.test.values(), ClassificationCounts.zeros(len(outcome.model.head.bias)))
 
 
 def _communication(job: Job, outcome: Outcome) -> dict[str, Any]:
@@ -141,7 +139,7 @@ def _intervals(counts: ClassificationCounts) -> Mapping[str, list[float] | None]
 def plain_counts(outcome: Outcome) -> dict[str, Any]:
     """The test counts: pooled, by hospital, and the cross-site ones if there are any."""
     counts: dict[str, Any] = {
-        "pooled": _plain(pooled_counts(outcome)),
+        "pooled": _plain(outcome.pooled),
         "hospitals": {name: _plain(one) for name, one in outcome.test.items()},
     }
     if outcome.after.cross_site:

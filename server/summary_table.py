@@ -68,6 +68,8 @@ def metric_rows(
 
     rows = [Row("pooled", "pooled", measured(metrics["pooled"], reasons[""]))]
     rows += [Row(name, "hospital", measured(found, reasons[name])) for name, found in metrics["hospitals"].items()]
+    if not metrics["hospitals"]:
+        return rows, {letter: reason for reason, letter in marks.items()}
     lowest, where = metrics["worst"], metrics["worst_hospital"]
     cells = [
         undefined("defined at no hospital")
@@ -115,6 +117,22 @@ def sent_rows(summary: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -
     ]
 
 
+def protection(summary: Mapping[str, Any]) -> list[str]:
+    """What protected hospitals and patients in this run, a sentence each; nothing if nothing did."""
+    privacy, lines = summary["job"]["privacy"], []
+    if privacy["secure_aggregation"]:
+        lines.append(
+            f"secure aggregation: the coordinator saw sums over hospitals only, so there are no figures by hospital; "
+            f"{len(summary['taking_part'])} hospitals took part"
+        )
+    if (budget := privacy["differential_privacy"]) is not None:
+        lines.append(
+            f"differential privacy for each patient in training: epsilon {budget['epsilon']:g}, delta {budget['delta']:g}; about "
+            f"{summary['patients']:,} patients, by a noised count. The test counts have no noise"
+        )
+    return lines
+
+
 def interval(bounds: Sequence[float] | None) -> str:
     """A 95 % interval, nothing where there is none."""
     return f"{bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""
@@ -128,7 +146,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     table.add_column("", no_wrap=True, overflow="ellipsis", max_width=_LONGEST_NAME)
     for heading in _SHOWN.values():
         table.add_column(heading, justify="right", no_wrap=True)
-    named = [("pooled", metrics["pooled"]), *metrics["hospitals"].items(), ("worst", metrics["worst"])]
+    worst = [("worst", metrics["worst"])] if metrics["hospitals"] else []
+    named = [("pooled", metrics["pooled"]), *metrics["hospitals"].items(), *worst]
     for index, (name, found) in enumerate(named):
         cells = [number(found.get(metric)) for metric in _SHOWN]
         table.add_row(escape(printable(name)), *cells, style="bold" if index == 0 else "")
@@ -139,6 +158,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
 
     if bounds := metrics["pooled"]["intervals"].get("auroc"):
         say(f"pooled AUROC 95 % CI {interval(bounds)}")
+    for line in protection(summary):
+        say(line)
     if chosen := summary["closed_form"]:
         say(
             f"closed form: {chosen['stages']}, ridge {chosen['ridge']:g}, class weights {chosen['class_weights']}, temperature "
@@ -151,15 +172,16 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         say(f"{name} has no image of: {', '.join(lacking)}", "yellow")
     for one in summary["failures"]:
         say(f"{one['hospital']} {in_words(one)}", "yellow")
-    sent, images, seconds = summary["communication"], summary["images"], summary["seconds"]
+    sent, seconds = summary["communication"], summary["seconds"]
     less = sent["times_less_than_whole_model"]
     say(
         f"round {summary['best_round']} of {summary['rounds']} kept; sent {size(sent['bytes_up'])} up, "
         f"{size(sent['bytes_down'])} down" + ("" if less is None else f", {less:,.0f} times less than the whole model")
     )
+    images = summary["images"]
+    decoded = f"{images['decoded']} images decoded, {images['cached']} from the cache; " if summary["hospitals"] else ""
     say(
-        f"{images['decoded']} images decoded, {images['cached']} from the cache; {seconds['total']:.1f} s, "
-        f"of which {seconds.get('fit', 0.0) + seconds.get('statistics', 0.0):.1f} s of rounds"
+        f"{decoded}{seconds['total']:.1f} s, of which {seconds.get('fit', 0.0) + seconds.get('statistics', 0.0):.1f} s of rounds"
     )
 
 

@@ -6,37 +6,27 @@ or sends nonsense costs its own update only; a round without a quorum changes no
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from common.candidates import improves
 from common.drift import learning_rates
 from common.errors import FederationError
 from common.head import Float32, Head
-from common.messages import unpack_counts, unpack_model
 from common.metrics import ClassificationCounts, Metrics, derive
 from common.model import Model
-from common.wire import CORRECTION, Packed
+from server.aggregation import Aggregation
 from server.checkpoint import Checkpoint, Round
 from server.closed_form import closed_form
-from server.members import Members
-from server.questions import Answers, Questions, listed, pooled
-from server.strategies import Aggregator, Update, answers_needed
+from server.hooks import Hooks
+from server.questions import listed, standardisation_in
+from server.strategies import Aggregator, answers_needed
 
 log = logging.getLogger(__name__)
 
 LOST_ROUNDS_IN_A_ROW = 3
 """So many rounds without a quorum end the training."""
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """Functions called as the run goes on: with the members, with each judged round, with the state after each round."""
-
-    described: Sequence[Callable[[Members], None]] = ()
-    judged: Sequence[Callable[[Round], None]] = ()
-    checkpoint: Sequence[Callable[[Checkpoint], None]] = ()
 
 
 class Training:
@@ -46,9 +36,10 @@ class Training:
     """
 
     def __init__(
-        self, questions: Questions, hooks: Hooks, pretrained: Mapping[str, Float32], resume: Checkpoint | None
+        self, asking: Aggregation, hooks: Hooks, pretrained: Mapping[str, Float32], resume: Checkpoint | None
     ) -> None:
-        self._job, self._questions, self._hooks = questions.job, questions, hooks
+        questions = asking.questions
+        self._job, self._asking, self._questions, self._hooks = questions.job, asking, questions, hooks
         self._meter = questions.meter
         lr_of = partial(learning_rates, self._job)
         self._aggregator = Aggregator(self._job.method, self._examples(), lr_of) if self._job.method.iterative else None
@@ -92,8 +83,8 @@ class Training:
                 self._save(made)
         if self._pending is not None:
             with self._meter.phase("evaluate"):
-                counts, _ = self._questions.count(self._model, "validation", self.done)
-            self._judge(self._pending, self._model, pooled(list(counts.values())))
+                counted = self._asking.count_heads([self._model.head], "validation", self.done, self._model.tuned)
+            self._judge(self._pending, self._model, counted.pooled[0] if counted.pooled else None)
         if self.best_round is None:
             raise FederationError(f"no round had a quorum, so there is no model: {listed(self._dropped)}")
 
@@ -104,17 +95,17 @@ class Training:
             FederationError: too few hospitals sent usable sums.
         """
         with self._meter.phase("statistics"):
-            found = closed_form(self._questions, answers_needed(self._job), self._model.tuned, LOST_ROUNDS_IN_A_ROW)
+            found = closed_form(self._asking, answers_needed(self._job), self._model.tuned, LOST_ROUNDS_IN_A_ROW)
         made = Round(
             number=0 if self._job.method.iterative else 1,
             lost=False,
-            answered=sorted(found.answers.good),
+            answered=sorted(found.told.answered),
             train_loss=None,
             update_norms={},
-            dropped=found.answers.dropped,
+            dropped=found.told.dropped,
             outside=self._questions.members.dropped,
-            bytes_down=found.answers.asked.bytes_down,
-            bytes_up=found.answers.asked.bytes_up,
+            bytes_down=found.told.bytes_down,
+            bytes_up=found.told.bytes_up,
             seconds=found.seconds,
             validation=found.validation,
         )
@@ -133,42 +124,35 @@ class Training:
             self._questions.membership.refresh(number)
             if self._aggregator is not None:
                 self._aggregator.take_members(self._examples())
-            told = self._ask_fit(number)
-            updates = [_update(name, reply) for name, reply in told.good.items()]
-            lost = len(updates) < answers_needed(self._job)
-            norms = {update.hospital: update.model.distance(self._model) for update in updates}
+            corrections = self._aggregator.corrections(self._model) if self._aggregator else {}
+            fitted = self._asking.fit(self._model, number, corrections)
+            told = fitted.told
+            lost = not fitted.updates or len(told.answered) < answers_needed(self._job)
             if not lost and self._aggregator is not None:
-                self._model = self._aggregator.combine(number, self._model, updates)
+                self._model = self._aggregator.combine(number, self._model, fitted.updates)
         for name, reason in told.dropped.items():
             log.warning("round %d goes on without %s: %s", number, name, reason)
         self._dropped = told.dropped
         made = Round(
             number=number,
             lost=lost,
-            answered=sorted(told.good),
-            train_loss=_train_loss(list(told.good.values())),
-            update_norms=norms,
+            answered=sorted(told.answered),
+            train_loss=fitted.train_loss,
+            update_norms=fitted.norms,
             dropped=told.dropped,
             outside=self._questions.members.dropped,
-            bytes_down=told.asked.bytes_down,
-            bytes_up=told.asked.bytes_up,
+            bytes_down=told.bytes_down,
+            bytes_up=told.bytes_up,
             seconds=time.perf_counter() - start,
         )
-        return made, pooled([unpack_counts(reply.arrays)[0] for reply in told.good.values()])
+        return made, fitted.counts
 
     def _examples(self) -> dict[str, int]:
         """Examples of each member, as a fit counts them."""
         # A fit that tunes the backbone counts each image once; members declare the examples that its views make.
         copies = self._job.examples_per_image if self._job.tune.deep else 1
-        return {one.name: one.description.examples // copies for one in self._questions.members.members}
-
-    def _ask_fit(self, number: int) -> Answers:
-        corrections = self._aggregator.corrections(self._model) if self._aggregator else {}
-        own = {
-            hospital: {f"{CORRECTION}{name}": array for name, array in arrays.items()}
-            for hospital, arrays in corrections.items()
-        }
-        return self._questions.ask("fit", self._model.arrays(), {"round": number}, number, start=self._model, own=own)
+        described = self._questions.members.descriptions()
+        return {name: one.examples // copies for name, one in described.items()}
 
     def _judge(self, made: Round, model: Model, counts: ClassificationCounts | None) -> None:
         """Record a round with the validation metrics of its model, and keep the model if it is the best so far."""
@@ -187,7 +171,7 @@ class Training:
             best_round=self.best_round,
             best_validation=self._best_validation,
             best_model=self.best_model,
-            standardisation=self._questions.standardisation,
+            standardisation=standardisation_in(self._questions),
             strategy=self._aggregator.state() if self._aggregator else {},
             choice=self.choice,
             spent=self._meter.spent,
@@ -195,16 +179,3 @@ class Training:
         )
         for checkpoint in self._hooks.checkpoint:
             checkpoint(state)
-
-
-def _update(hospital: str, reply: Packed) -> Update:
-    """The update in a reply that has passed the guard."""
-    steps = int(reply.fields.get("steps", 1))
-    return Update(hospital, unpack_model(reply.arrays), int(reply.fields["examples"]), steps)
-
-
-def _train_loss(replies: list[Packed]) -> float | None:
-    """Mean loss over the examples of the hospitals that tell theirs; one that suppresses small counts does not."""
-    telling = [reply.fields for reply in replies if "loss-sum" in reply.fields]
-    examples = sum(int(fields["examples"]) for fields in telling)
-    return sum(float(fields["loss-sum"]) for fields in telling) / examples if examples else None

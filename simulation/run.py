@@ -11,6 +11,7 @@ print(result.summary["metrics"]["pooled"]["auroc"], result.folder / "report.html
 
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ from client.records import assign, read_rows
 from common.artifact import Manifest, load_model, write_atomically
 from common.config_file import unknown
 from common.errors import ConfigError, DataError
-from common.job import Job, require_runnable
+from common.job import Job
 from common.model import Model
+from deploy.kit import ROSTER
 from server.app import app as server_app
 from server.recorder import JOB, MODEL, SUMMARY
 from server.strategies import hospitals_needed
 from simulation.grid import InProcessGrid
+from simulation.kits import make_kits
 
 ENGINES = ("in-process", "ray")
 
@@ -67,7 +70,7 @@ def simulate(
     """
     if engine not in ENGINES:
         raise ConfigError(unknown("engine", engine, list(ENGINES)))
-    require_runnable(job)
+    _require_engine(job, engine)
     _check(job, hospitals, weights_dir)
     settings = {
         "weights-dir": str(weights_dir.resolve()) if weights_dir else "",
@@ -84,19 +87,34 @@ def simulate(
 
         run_with_ray({name: str(folder.resolve()) for name, folder in hospitals.items()}, {**config, **settings}, out)
     else:
-        _run_in_process(hospitals, config, settings)
+        _run_in_process(job, hospitals, config, settings)
     model, manifest = load_model(out / MODEL)
     return SimulationResult(out, json.loads((out / SUMMARY).read_text(encoding="utf-8")), model, manifest)
 
 
-def _run_in_process(hospitals: Mapping[str, Path], config: dict[str, str | bool], settings: Mapping[str, str]) -> None:
+def _run_in_process(
+    job: Job, hospitals: Mapping[str, Path], config: dict[str, str | bool], settings: Mapping[str, str]
+) -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)  # our recorder tells what Flower's strategies would log
     nodes = {
         name: {"hospital-dir": str(folder.resolve()), "hospital-name": name, **settings}
         for name, folder in hospitals.items()
     }
-    grid = InProcessGrid(client_app, nodes)
-    server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config)))
+    with tempfile.TemporaryDirectory(prefix="consilium-") as temporary:
+        if job.privacy.secure_aggregation:
+            kits = make_kits(Path(temporary), list(nodes))
+            nodes = {name: {**node, **kits[name]} for name, node in nodes.items()}
+            config = {**config, "roster": str(Path(temporary) / ROSTER)}
+        grid = InProcessGrid(client_app, nodes)
+        server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config)))
+
+
+def _require_engine(job: Job, engine: str) -> None:
+    if job.privacy.secure_aggregation and engine == "ray":
+        raise ConfigError(
+            f"job '{job.name}': secure aggregation needs a hospital that remembers its session, and Ray gives its requests to "
+            "processes that do not; leave --engine ray out"
+        )
 
 
 def _check(job: Job, hospitals: Mapping[str, Path], weights_dir: Path | None) -> None:

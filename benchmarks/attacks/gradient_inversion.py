@@ -1,9 +1,9 @@
 """4. What did the image look like? Gradient inversion where everything is tuned (`tune: full`).
 
-The coordinator knows the network before and after, so the gradient, if the hospital made one step on one image (weight decay
-taken out). Of a vision transformer the image follows in closed form, at full size; of a convolutional network an image is searched
-whose gradient has the same direction, from the mean of other radiographs on. The attacker knows that radiographs are grey, and the
-label, which the gradient of the bias tells (Zhao et al. 2020, arXiv 2001.02610).
+The coordinator knows the network before and after, so the gradient, if the hospital made one step on one image (weight
+decay taken out). Of a vision transformer the image follows in closed form, at full size; of a convolutional network an image is
+searched whose gradient has the same direction, from the mean of other radiographs on. The attacker knows that radiographs are
+grey, and the label, which the gradient of the bias tells (Zhao et al. 2020, arXiv 2001.02610).
 
 The updates are made by `client.deep`. Letters: K hospitals, N images, C classes, S side in pixels.
 """

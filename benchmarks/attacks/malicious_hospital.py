@@ -6,9 +6,9 @@ pneumonia look normal. Attacks:
   - sign-flipped: the change of an honest update, turned round and ten times as long;
   - labels flipped: an honest training on false labels, ten times as long;
   - backdoor: training on images with the trigger, labelled normal, beside honest ones; plain, or the change ten times as long
-    (model replacement: Bagdasaryan et al. 2020, arXiv 1807.00459); or ten times as long and cut to what the guard still lets pass;
-    or, by a hospital that knows all other updates, pulled so near to their mean that it stands out least (in the manner of Baruch et
-    al. 2019, arXiv 1902.06156).
+    (model replacement: Bagdasaryan et al. 2020, arXiv 1807.00459); or ten times as long and cut to what the guard still lets
+    pass; or, by a hospital that knows all other updates, pulled so near to their mean that it stands out least (in the manner of
+    Baruch et al. 2019, arXiv 1902.06156).
 
 Letters: C classes, D features, K hospitals.
 """

@@ -12,7 +12,7 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-from private_heads import Part, closed_form, descended, hospitals_of, judged, spending_of
+from private_heads import Local, Part, closed_form, descended, hospitals_of, judged, locally_private, spending_of
 
 from common.dp.accounting import Spending
 from common.dp.gradient_descent import Descent
@@ -24,6 +24,30 @@ DESCENTS = [
     for spread, lr, clip, steps in itertools.product((0.4, 0.2, 0.14, 0.1), (0.5, 1.0), (0.5, 0.7), (40, 80))
 ]
 CLOSED = list(itertools.product((128, 256, 512), (0.1, 0.25, 1.0)))
+LOCALS = [
+    Local(
+        rounds=rounds, steps=steps, sampling_rate=rate, lr=lr, momentum=momentum, clip=clip, spread=spread, least=least
+    )
+    for rounds, steps, rate, lr, momentum, clip, spread, least in (
+        (20, 4, 1.0, 1.0, 0.0, 0.7, 0.14, 0),
+        (20, 4, 1.0, 2.0, 0.0, 0.7, 0.14, 0),
+        (20, 4, 1.0, 4.0, 0.0, 0.7, 0.14, 0),
+        (20, 4, 1.0, 2.0, 0.0, 0.7, 0.14, 50),
+        (20, 4, 1.0, 0.5, 0.9, 0.7, 0.14, 0),
+        (80, 1, 1.0, 2.0, 0.0, 0.7, 0.14, 0),
+        (40, 1, 1.0, 2.0, 0.0, 0.7, 0.14, 0),
+        (20, 1, 1.0, 4.0, 0.0, 0.7, 0.14, 0),
+        (10, 4, 1.0, 2.0, 0.0, 0.7, 0.14, 0),
+        (20, 4, 0.25, 2.0, 0.0, 0.7, 0.14, 0),
+        (20, 4, 1.0, 2.0, 0.0, 0.7, 0.2, 0),
+        (20, 4, 1.0, 2.0, 0.0, 0.5, 0.14, 0),
+        (10, 8, 1.0, 2.0, 0.0, 0.7, 0.14, 0),
+        (5, 16, 1.0, 2.0, 0.0, 0.7, 0.14, 0),
+        (20, 8, 1.0, 1.0, 0.0, 0.7, 0.14, 0),
+        (20, 4, 1.0, 3.0, 0.0, 0.7, 0.14, 0),
+        (20, 4, 1.0, 3.0, 0.0, 0.7, 0.14, 50),
+    )
+]
 SHARES = (0.05, 0.15, 0.3)
 
 
@@ -32,6 +56,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("shared", type=Path)
     arguments.add_argument("--draws", type=int, default=16)
+    arguments.add_argument("--only", default="", help="choices whose name has this in it")
     arguments.add_argument("--cache-dir", type=Path)
     given = arguments.parse_args()
     left, patients = _never_tested(given.shared, given.cache_dir)
@@ -39,6 +64,8 @@ def main() -> None:
     print("|---" * (1 + len(EPSILONS)) + "|")
 
     def tried(title, train, share=0.15):
+        if given.only not in title:
+            return
         cells = []
         for epsilon in EPSILONS:
             scores = []
@@ -47,22 +74,29 @@ def main() -> None:
                 more = patients / sum(len(set(one.ids)) for one in trains)
                 plain = spending_of(epsilon, share)
                 spending = Spending(plain.centre_mu * more, plain.sums_mu * more)
-                head = train(trains, spending, np.random.default_rng([draw, 1]).bytes, draw)
+                head = train(trains, spending, np.random.default_rng([draw, 1]).bytes, draw, epsilon, more)
                 scores.append(judged(head, judges)[0])
             cells.append(f"{np.mean(scores):.4f}")
         print(f"| {title} | {' | '.join(cells)} |", flush=True)
 
     for share in SHARES:
-        tried(f"(b) centre share {share}", lambda t, s, e, _: descended(t, s, e)[0], share)
+        tried(f"(b) centre share {share}", lambda t, s, e, *_: descended(t, s, e)[0], share)
     for projected, ridge in CLOSED:
         tried(
             f"(a) projected {projected}, ridge {ridge}",
-            lambda t, s, e, seed, p=projected, r=ridge: closed_form(t, s, e, seed, None, p, r),
+            lambda t, s, e, seed, *_, p=projected, r=ridge: closed_form(t, s, e, seed, None, p, r),
         )
     for descent in DESCENTS:
         tried(
             f"(b) spread {descent.spread}, lr {descent.lr}, clip {descent.clip}, steps {descent.steps}",
-            lambda t, s, e, _, d=descent: descended(t, s, e, d)[0],
+            lambda t, s, e, *_, d=descent: descended(t, s, e, d)[0],
+        )
+    for local in LOCALS:
+        tried(
+            f"local DP-SGD: {local}",
+            lambda t, s, e, _, epsilon, more, c=local: locally_private(
+                t, s.centre_mu, c.multiplier(epsilon) / more, e, c
+            ),
         )
 
 

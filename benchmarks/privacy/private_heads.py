@@ -5,19 +5,21 @@ Everything a hospital and the coordinator would do is done by the functions of c
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from client.hospital_file import Data, HospitalFile, Policy
 from client.preparation import prepare
+from client.private_training import PrivateTraining, noise_needed, train_head_privately
 from common.config_file import load_yaml
 from common.dp.accounting import CENTRE_SHARE, Spending, noise_multiplier
 from common.dp.gradient_descent import Descent, DescentState, clipped_gradient_sum, products_of, result, step
 from common.dp.noise import Entropy, from_units, noised, share_scale, sigma_with_rounding
 from common.dp.noisy_sums import PROJECTED, RIDGE, SPREAD, bounded_sums, numbers_of, sensitivity_of, solve, unprojected
 from common.dp.per_patient import Patients
-from common.dp.private_features import SENSITIVITY, centre_of, centre_sums, stage_normalised
+from common.dp.private_features import COUNT_PART, SENSITIVITY, centre_of, centre_sums, stage_normalised
 from common.head import Head, Standardisation
 from common.job import parse_job
 from common.metrics import count, derive
@@ -147,9 +149,64 @@ def descended(
 def averaged(trains: list[Part], spending: Spending, entropy: Entropy) -> Head:
     """Local: each hospital descends alone, with all the noise of its own, and the heads are averaged by numbers of patients."""
     heads = [descended([one], spending, entropy) for one in trains]
-    shares = np.array([number for _, number in heads]) / sum(number for _, number in heads)
-    weight = sum(share * head.weight for share, (head, _) in zip(shares, heads, strict=True))
-    bias = sum(share * head.bias for share, (head, _) in zip(shares, heads, strict=True))
+    return _mean([head for head, _ in heads], [number for _, number in heads])
+
+
+@dataclass(frozen=True)
+class Local:
+    """Rounds of fedavg with local DP-SGD. least: hospitals of fewer patients, by their noised number, are left out."""
+
+    rounds: int = 20
+    steps: int = 4
+    sampling_rate: float = 1.0
+    lr: float = 2.0
+    momentum: float = 0.0
+    clip: float = 0.7
+    spread: float = 0.14
+    least: float = 0.0
+
+    def multiplier(self, epsilon: float) -> float:
+        """The noise multiplier of every hospital's steps, beside the release of the centre."""
+        if np.isinf(epsilon):
+            return 0.0
+        return _noise_needed(epsilon, self.rounds * self.steps, self.sampling_rate, spending_of(epsilon).centre_mu)
+
+
+@cache
+def _noise_needed(epsilon: float, steps: int, rate: float, centre_mu: float) -> float:
+    return noise_needed(epsilon, DELTA, steps, rate, centre_mu)
+
+
+def locally_private(trains: list[Part], centre_mu: float, multiplier: float, entropy: Entropy, local: Local) -> Head:
+    """Each hospital adds all the noise of its own to everything it sends, and the heads are averaged round by round.
+
+    What it sends first are its sums for the centre, from which its number of patients is known, with noise, as well.
+    """
+    patients = [Patients.of(one.ids) for one in trains]
+    sums = [
+        summed([centre_sums(one.features, index)], SENSITIVITY, centre_mu, 1, 1, entropy)[0]
+        for one, index in zip(trains, patients, strict=True)
+    ]
+    numbers = [max(1.0, float(one[-1]) / COUNT_PART) for one in sums]
+    taken = [k for k, number in enumerate(numbers) if number >= local.least]
+    standardisation, _ = centre_of(sum(sums[k] for k in taken), local.spread)
+    features = {k: standardisation.apply(trains[k].features) for k in taken}
+    private = PrivateTraining(multiplier, local.clip, local.lr, local.steps, local.sampling_rate, local.momentum)
+    head = Head.zeros(CLASSES, trains[0].features.shape[1])
+    for _ in range(local.rounds):
+        heads = [
+            train_head_privately(head, features[k], trains[k].labels, patients[k], private, numbers[k], entropy)
+            for k in taken
+        ]
+        head = _mean(heads, [numbers[k] for k in taken])
+    return standardisation.fold(head)
+
+
+def _mean(heads: list[Head], numbers: list[float]) -> Head:
+    """By numbers of patients."""
+    shares = np.array(numbers) / sum(numbers)
+    weight = sum(share * head.weight for share, head in zip(shares, heads, strict=True))
+    bias = sum(share * head.bias for share, head in zip(shares, heads, strict=True))
     return Head(np.asarray(weight, np.float32), np.asarray(bias, np.float32))
 
 

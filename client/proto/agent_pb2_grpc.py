@@ -69,6 +69,31 @@ class AgentStub:
                 request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
                 response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
                 _registered_method=True)
+        self.Keys = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Keys',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
+        self.Shares = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Shares',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
+        self.Masked = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Masked',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
+        self.Confirm = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Confirm',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
+        self.Unmask = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Unmask',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -123,6 +148,42 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Keys(self, request, context):
+        """The phases of a session of secure aggregation (common/secure_sum).
+        Ephemeral public keys, signed with the node key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Shares(self, request, context):
+        """Shares of this hospital's secrets, sealed for each other hospital.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Masked(self, request, context):
+        """This hospital's part of the sum, masked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Confirm(self, request, context):
+        """A signature of the list of hospitals that are left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unmask(self, request, context):
+        """The shares that open the sum.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -158,6 +219,31 @@ def add_AgentServicer_to_server(servicer, server):
             ),
             'Personalise': grpc.unary_unary_rpc_method_handler(
                     servicer.Personalise,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
+            'Keys': grpc.unary_unary_rpc_method_handler(
+                    servicer.Keys,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
+            'Shares': grpc.unary_unary_rpc_method_handler(
+                    servicer.Shares,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
+            'Masked': grpc.unary_unary_rpc_method_handler(
+                    servicer.Masked,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
+            'Confirm': grpc.unary_unary_rpc_method_handler(
+                    servicer.Confirm,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
+            'Unmask': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unmask,
                     request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
                     response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
             ),
@@ -349,6 +435,141 @@ class Agent:
             request,
             target,
             '/consilium.agent.v1.Agent/Personalise',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Keys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Keys',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Shares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Shares',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Masked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Masked',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Confirm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Confirm',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unmask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Unmask',
             client_dot_proto_dot_agent__pb2.Request.SerializeToString,
             client_dot_proto_dot_agent__pb2.Reply.FromString,
             options,

@@ -13,6 +13,11 @@ METHODS: Mapping[str, str] = {
     "evaluate": "Evaluate",
     "own": "Own",
     "personalise": "Personalise",
+    "keys": "Keys",
+    "shares": "Shares",
+    "masked": "Masked",
+    "confirm": "Confirm",
+    "unmask": "Unmask",
 }
 """The method of the agent for each kind of request (`common.wire.REQUESTS`)."""
 

@@ -10,8 +10,9 @@ from common.packed import Packed
 from common.secure_sum.errors import SecureSumError
 from common.secure_sum.messages import SignedKeys
 from common.secure_sum.primitives import is_point
-from common.secure_sum.roster import SIGNATURE_BYTES, Identity, Roster
+from common.secure_sum.roster import Identity, Roster
 from common.secure_sum.rows import bytes_in, flags_in
+from common.secure_sum.sizes import SIGNATURE_BYTES
 from common.secure_sum.subject import Subject
 from common.secure_sum.terms import Terms
 

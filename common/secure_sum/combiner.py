@@ -22,10 +22,11 @@ from common.secure_sum import messages
 from common.secure_sum.acceptance import problem_with_keys
 from common.secure_sum.errors import SecureSumError
 from common.secure_sum.layout import Layout, Vector
-from common.secure_sum.messages import CIPHERTEXT_BYTES, DIGEST_BYTES, Dealt, SignedKeys
+from common.secure_sum.messages import Dealt, SignedKeys
 from common.secure_sum.recovery import Session, take_masks_off
-from common.secure_sum.roster import SIGNATURE_BYTES, Roster
+from common.secure_sum.roster import Roster
 from common.secure_sum.rows import Bytes, bytes_in, check_session, flags_to_array, rows_to_array
+from common.secure_sum.sizes import CIPHERTEXT_BYTES, DIGEST_BYTES, SIGNATURE_BYTES
 from common.secure_sum.terms import Phase, Terms
 
 _Answer = TypeVar("_Answer")

@@ -25,15 +25,17 @@ import numpy as np
 from common.packed import Packed
 from common.secure_sum.errors import SecureSumError
 from common.secure_sum.layout import Vector
-from common.secure_sum.primitives import KEY_SHARE_BYTES, POINT_BYTES, SEED_SHARE_BYTES
-from common.secure_sum.roster import SIGNATURE_BYTES
 from common.secure_sum.rows import Bytes, array_to_rows, bytes_in, rows_to_array
 from common.secure_sum.shares import Shares
+from common.secure_sum.sizes import (
+    CIPHERTEXT_BYTES,
+    DIGEST_BYTES,
+    KEY_SHARE_BYTES,
+    POINT_BYTES,
+    SEED_SHARE_BYTES,
+    SIGNATURE_BYTES,
+)
 from common.secure_sum.terms import Terms
-
-DIGEST_BYTES = 32
-CIPHERTEXT_BYTES = 292
-"""Fernet's token of a `Sealed` pair of shares."""
 
 
 @dataclass(frozen=True)

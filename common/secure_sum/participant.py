@@ -24,6 +24,7 @@ from common.secure_sum.once import Once
 from common.secure_sum.roster import Identity, PrivateKey
 from common.secure_sum.rows import check_session, flags_in, rows_to_array
 from common.secure_sum.shares import NOTHING, Shares, deal, digests_of, seal, unseal
+from common.secure_sum.sizes import CIPHERTEXT_BYTES, DIGEST_BYTES, SEED_BYTES
 from common.secure_sum.subject import Subject
 from common.secure_sum.terms import Phase, Terms
 
@@ -65,7 +66,7 @@ class Participant:
         once.check(self._terms)
         self._identity, self._layout, self._once = identity, subject.layout, once
         self._secrets: _Secrets | None = _Secrets(
-            primitives.new_key(), primitives.new_key(), secrets.token_bytes(primitives.SEED_BYTES)
+            primitives.new_key(), primitives.new_key(), secrets.token_bytes(SEED_BYTES)
         )
         self._last: Phase | None = None
         self._lock = threading.Lock()
@@ -77,6 +78,11 @@ class Participant:
         self._held: dict[int, Shares] = {}
         self._shared: tuple[bool, ...] = ()
         self._confirmed: tuple[bool, ...] | None = None
+
+    @property
+    def terms(self) -> Terms:
+        """What the session is about."""
+        return self._terms
 
     def answer(self, phase: Phase, request: Packed, arrays: Mapping[str, AnyArray] | None = None) -> Packed:
         """The answer to the request of a phase; `arrays`, in the phase MASKED only, are what goes into the sum.
@@ -133,13 +139,13 @@ class Participant:
         agreed = [b"" if one is self._own else _agreed(own.encryption, one.encryption, one) for one in peers]
         dealt = deal(own.seed, primitives.scalar_of(own.mask), terms.threshold, len(peers))
         tokens = [
-            bytes(messages.CIPHERTEXT_BYTES) if to == place else seal(shares, agreed[to], context, place, to)
+            bytes(CIPHERTEXT_BYTES) if to == place else seal(shares, agreed[to], context, place, to)
             for to, shares in enumerate(dealt)
         ]
         digests = [b"".join(digests_of(shares, terms, context, place, to)) for to, shares in enumerate(dealt)]
         self._peers, self._place, self._context, self._agreed = peers, place, context, agreed
         self._held = {place: dealt[place]}
-        digest_rows = rows_to_array(digests).reshape(len(peers), 2, messages.DIGEST_BYTES)
+        digest_rows = rows_to_array(digests).reshape(len(peers), 2, DIGEST_BYTES)
         return Packed(messages.Dealt(rows_to_array(tokens), digest_rows).pack())
 
     def _masked(self, request: Packed, own: _Secrets, arrays: Mapping[str, AnyArray]) -> Packed:

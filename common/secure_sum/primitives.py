@@ -1,6 +1,6 @@
 """Shamir's shares, key agreement and encryption, by Flower's modules on top of pycryptodome and cryptography.
 
-The one file of this package that imports flwr. Sizes are fixed, so that the contract can name them. Source: Shamir 1979, How to
+The one file of this package that imports flwr. Source: Shamir 1979, How to
 Share a Secret, CACM 22(11), over GF(2^128) in blocks of 16 bytes; Fernet: AES-128-CBC with HMAC-SHA256.
 """
 
@@ -10,16 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_shares
 from flwr.common.secure_aggregation.crypto.symmetric_encryption import decrypt, encrypt, generate_shared_key
 
+from common.secure_sum.sizes import SCALAR_BYTES
+
 CURVE = ec.SECP384R1()
-POINT_BYTES = 97
-"""A public key: an uncompressed point of P-384."""
-SCALAR_BYTES = 48
-"""A private key."""
-SEED_BYTES = 32
-"""The seed of a self mask."""
-SEED_SHARE_BYTES = 4 + 48
-KEY_SHARE_BYTES = 4 + 64
-"""A share: its number and a block for each 16 bytes of the secret, which Flower pads by 1 to 16 bytes."""
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:

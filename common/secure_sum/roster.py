@@ -21,10 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from common.errors import ConfigError
+from common.secure_sum.sizes import SIGNATURE_BYTES
 
 PrivateKey = ec.EllipticCurvePrivateKey
-SIGNATURE_BYTES = 96
-"""r and s of ECDSA on P-384, 48 bytes each, most significant byte first."""
 _HALF = SIGNATURE_BYTES // 2
 _ALGORITHM = ec.ECDSA(hashes.SHA384())
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

@@ -9,7 +9,8 @@ Letters: P participants, in the order of their places 0..P-1; t threshold.
 from dataclasses import dataclass
 
 from common.secure_sum.errors import SecureSumError
-from common.secure_sum.primitives import KEY_SHARE_BYTES, SEED_SHARE_BYTES, opened, sealed, shares_of
+from common.secure_sum.primitives import opened, sealed, shares_of
+from common.secure_sum.sizes import KEY_SHARE_BYTES, SEED_SHARE_BYTES
 from common.secure_sum.terms import Terms
 
 _CONTEXT_BYTES, _PLACE_BYTES = 32, 2

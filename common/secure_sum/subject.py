@@ -11,11 +11,16 @@ from common.secure_sum.terms import Terms, default_threshold
 
 @dataclass(frozen=True)
 class Subject:
-    """job_id: the job. purpose: which of its sums, such as `statistics` or `fit:7`. layout: its arrays."""
+    """job_id: the job. purpose: which of its sums, such as `statistics` or `fit:7`. layout: its arrays.
+
+    question: digest (64 hex digits) of what is asked. A hospital learns it from the terms, and holds what comes in the phase
+    MASKED to it; all must have signed the same.
+    """
 
     job_id: str
     purpose: str
     layout: Layout
+    question: str = "0" * 64
 
     def terms(self, roster: Roster, hospitals: int, threshold: int | None = None) -> Terms:
         """Terms of a new session with so many hospitals; threshold: `default_threshold` if None.
@@ -27,6 +32,7 @@ class Subject:
             session=secrets.token_hex(32),
             job_id=self.job_id,
             purpose=self.purpose,
+            question=self.question,
             roster=roster.digest,
             layout=self.layout.digest,
             hospitals=hospitals,

@@ -37,13 +37,16 @@ class Terms:
     """What every participant signs, with its keys.
 
     session: 64 hex digits, new for each session. job_id: the job. purpose: which sum of the job, such as `statistics` or
-    `fit:7`; a hospital opens at most one sum for each. roster, layout: digests (64 hex digits). hospitals: how many are asked,
-    P at most; the range of a number depends on it. threshold: t.
+    `fit:7`; a hospital opens at most one sum for each. question: digest of what is asked, such as the model to train on, which
+    must be the same for all: a model made for one hospital would single it out (Pasquini et al. 2022, CCS, arXiv 2111.07380).
+    roster, layout: digests, too (64 hex digits each). hospitals: how many are asked, P at most; the range of a number depends
+    on it. threshold: t.
     """
 
     session: str
     job_id: str
     purpose: str
+    question: str
     roster: str
     layout: str
     hospitals: int
@@ -51,7 +54,7 @@ class Terms:
 
     def problem(self) -> str | None:
         """Why no hospital takes part on such terms, or None."""
-        for name in ("session", "roster", "layout"):
+        for name in ("session", "question", "roster", "layout"):
             if not _HEX.fullmatch(getattr(self, name)):
                 return f"{name}: expected 64 hex digits"
         for name in ("job_id", "purpose"):

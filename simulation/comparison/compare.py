@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common.errors import ConfigError
-from common.job import Job, parse_job, require_runnable
+from common.job import Job, parse_job
 from simulation.comparison.lines import left_out, lines_of
 from simulation.comparison.results import Comparison
 from simulation.comparison.rows import DEFAULT_METHODS, FRAME, SCRATCH_ROUNDS, Content, as_compared, require_rows
@@ -59,7 +59,7 @@ def compare(
     """
     require_rows(rows)
     machine = machine or Machine()
-    require_runnable(parse_job(content))
+    _require_plain(parse_job(content))
     content = as_compared(content)
     job = parse_job(content)
     numbers = [job.seed + index for index in range(seeds)]
@@ -87,6 +87,14 @@ def compare(
         decoded=decoded,
         extraction_s=extraction_s,
     )
+
+
+def _require_plain(job: Job) -> None:
+    if job.privacy.secure_aggregation or job.private:
+        raise ConfigError(
+            f"job '{job.name}': a comparison trains its rows without protection, so that each can be looked at; leave `privacy` "
+            "out of the job, or run it with consilium simulate"
+        )
 
 
 def _claim(out: Path, job: Job, hospitals: Mapping[str, Path]) -> None:

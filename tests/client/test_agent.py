@@ -241,15 +241,26 @@ def test_a_real_hospital_answers_as_it_does_without_a_socket(
 
 
 def test_nothing_leaves_that_is_not_recorded(phantoms, cache_dir, job, hospital_with):
-    def full(kind, request, reply, reason):
-        raise OSError(28, "No space left on device")
+    class Books:
+        def __init__(self, error=None):
+            self.error, self.seen = error, []
+
+        def record(self, kind, request, reply, reason, masked=False, epsilon=0.0):
+            self.seen.append((kind, reply, reason, masked, epsilon))
+            if self.error and reason is None:
+                raise self.error
+
+        def spent(self, job_id):
+            return 0.0
 
     file = hospital_with(phantoms["hospital-a"])._file
     request = Packed({}, {"job": job().canonical_json()})
-    assert Hospital(file, record=full).answer("describe", request).fields == {REFUSAL: "disk-full"}
-    seen = []
-    answer = Hospital(file, record=lambda *told: seen.append(told)).answer("describe", request)
-    assert [(kind, reply, reason) for kind, _, reply, reason in seen] == [("describe", answer, None)]
+    assert Hospital(file, Books(OSError(28, "No space left on device"))).answer("describe", request).fields == {
+        REFUSAL: "disk-full"
+    }
+    books = Books()
+    answer = Hospital(file, books).answer("describe", request)
+    assert books.seen == [("describe", answer, None, False, 0.0)]
 
 
 def test_the_log_says_what_leaves_and_no_more(caplog):

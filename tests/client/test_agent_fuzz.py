@@ -21,6 +21,7 @@ from client.proto.convert import METHODS, to_packed, to_request
 from common.errors import RefusalCode
 from common.job import Job, job_from_json, parse_job
 from common.packed import REFUSAL, Packed
+from common.phases import PHASE_REQUESTS
 from common.wire import MAX_HEADS, REPLIES, problem_with, reply_schema
 from common.wire import dimensions as dimensions_of
 
@@ -111,6 +112,10 @@ def target(phantoms, hospital_with, requests_of, serve, tmp_path_factory, patche
         "evaluate": asked.evaluate(heads=1),
         "own": asked.statistics(),
         "personalise": asked.personalise(),
+        # Of no use for this job, and hostile all the same.
+        **dict.fromkeys(
+            PHASE_REQUESTS, Packed({"survived": np.ones(3, np.uint8)}, {**asked.about().fields, "session": "a" * 64})
+        ),
     }
     path = folder / "agent.sock"
     patched.setattr(StatusFile, "_write", lambda _: None)  # thousands of fsyncs would only take time
@@ -304,4 +309,6 @@ def test_the_requests_that_are_mutated_are_good_ones(target):
     for kind, request in target.good.items():
         target.call(kind, request.SerializeToString())
         target.read()
-    assert dict(target.seen) == {"answer": len(REPLIES) - 1, "bad-request": 1}  # `initial` is for jobs that tune
+    # `initial` is for jobs that tune, the phases for those with secure aggregation.
+    refused = 1 + len(PHASE_REQUESTS)
+    assert dict(target.seen) == {"answer": len(REPLIES) - refused, "bad-request": refused}

@@ -78,12 +78,6 @@ def test_data_has_one_source(load, data):
         load(f"name: st-marys\ndata: {data}\n")
 
 
-def test_rules_that_cannot_be_enforced_are_refused(load):
-    for rule in ("max_epsilon", "max_epsilon_total"):
-        with pytest.raises(ConfigError, match=rf"policy.{rule}: .*cannot enforce"):
-            load(f"name: st-marys\ndata: {{folder: /data}}\npolicy: {{{rule}: 6}}\n")
-
-
 def test_rules_that_ask_for_nothing_are_no_rules(load):
     policy = load(
         "name: st-marys\ndata: {folder: /data}\npolicy: {max_epsilon: null, max_rounds: null, min_count: 1}\n"
@@ -96,7 +90,7 @@ def test_all_problems_are_reported_together(load):
         load(
             "name: St. Mary's\ndata: {folder: /a, manifest: /b}\ncache: 7\ndevise: cuda\n"
             "policy: {approve: perhaps, allow_backbones: [resnet5, vgg], allow_tuning: [fully],\n"
-            "  allow_methods: [fedavg, fedsgd], max_epsilon: 6, min_examples: 0, min_patients: none, min_count: 0,\n"
+            "  allow_methods: [fedavg, fedsgd], max_epsilon: -6, min_examples: 0, min_patients: none, min_count: 0,\n"
             "  max_rounds: 0, max_payload_mb: -1}\n"
         )
     text = str(error.value)
@@ -110,7 +104,7 @@ def test_all_problems_are_reported_together(load):
         "unknown backbone 'resnet5'; did you mean",
         "unknown backbone 'vgg'",
         "policy.allow_tuning[0]: ",
-        "policy.max_epsilon: this version cannot enforce it",
+        "policy.max_epsilon: ",
         "policy.allow_methods: unknown method 'fedsgd'",
         *(f"policy.{key}: " for key in ("min_examples", "min_patients", "min_count", "max_rounds", "max_payload_mb")),
     ]
@@ -151,10 +145,20 @@ def test_tuning(job, refusal):
     assert refusal(Policy(approve="auto", allow_tuning=()), job()) == "against-policy"
 
 
-def test_secure_aggregation_is_required_and_never_pretended(job, refusal):
-    with_it = job(privacy={"secure_aggregation": True})
-    assert refusal(Policy(approve="auto", require_secure_aggregation=True), job()) == "against-policy"
-    assert refusal(Policy(approve="auto", require_secure_aggregation=True), with_it) == "against-policy"
-    assert refusal(Policy(approve="auto"), with_it) == "against-policy"
-    private = job(privacy={"differential_privacy": {"epsilon": 3.0}})
-    assert refusal(Policy(approve="auto"), private) == "against-policy"
+def test_secure_aggregation_is_required(job, refusal, approvals):
+    policy = Policy(approve="auto", require_secure_aggregation=True)
+    assert refusal(policy, job()) == "against-policy"
+    require_allowed(policy, job(privacy={"secure_aggregation": True}), approvals)
+
+
+def test_a_job_spends_no_more_than_any_may(job, refusal, approvals):
+    changes = {"method": "analytic", "evaluation": {"validation_fraction": 0}}
+    budget = {"secure_aggregation": True, "differential_privacy": {"epsilon": 3.0, "delta": 1e-6}}
+    private = job(**changes, privacy=budget)
+    for policy in ({}, {"max_epsilon": 3}, {"max_epsilon_total": 1}, {"max_delta": 1e-6}):
+        require_allowed(Policy(approve="auto", **policy), private, approvals)
+    for policy in ({"max_epsilon": 2.9}, {"max_delta": 9e-7}):
+        assert refusal(Policy(approve="auto", **policy), private) == "against-policy"
+    # A limit on epsilon that jobs without any could pass by would be none.
+    for policy in ({"max_epsilon": 3}, {"max_epsilon_total": 3}):
+        assert refusal(Policy(approve="auto", **policy), job()) == "against-policy"

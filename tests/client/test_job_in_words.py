@@ -2,7 +2,9 @@ import pytest
 
 from client.job_in_words import in_words
 from client.policy import Policy
-from common.wire import ASKED_BY
+from common.wire import ASKED_BY, SUMMED_BY
+
+PRIVATE = {"secure_aggregation": True, "differential_privacy": {"epsilon": 3.0}}
 
 
 def words(job, **policy) -> dict[str, str]:
@@ -27,8 +29,17 @@ def test_sizes_are_those_of_the_messages(job, requests_of, hospital_with, phanto
         ({}, "the task", "tell apart normal, opacity"),
         ({}, "your patients", "70% train, 10% choose, 20% test"),
         ({}, "protection", "no secure aggregation, no noise"),
-        ({"privacy": {"secure_aggregation": True}}, "protection", "only totals over hospitals"),
-        ({"privacy": {"differential_privacy": {"epsilon": 3.0}}}, "protection", "epsilon 3, delta 1e-05"),
+        ({"privacy": {"secure_aggregation": True}}, "protection", "only sums over hospitals"),
+        (
+            {"method": "analytic", "privacy": PRIVATE, "evaluation": {"validation_fraction": 0}},
+            "protection",
+            "epsilon 3, delta 1e-05",
+        ),
+        (
+            {"privacy": {"secure_aggregation": True}},
+            "what leaves",
+            "masked, as parts of sums over hospitals: numbers of images",
+        ),
         ({}, "taking part", "needs 2 hospitals; each has 60 s"),
     ],
 )
@@ -50,8 +61,9 @@ def test_deep_tuning_says_that_more_leaves(job):
 def test_every_kind_of_request_is_in_what_leaves(job):
     """A kind that is added must be told to whoever approves."""
     told = {"describe", "statistics", "fit", "evaluate", "own"}
+    masked = {"keys", "shares", "masked", "confirm", "unmask"}  # their content: test_every_sum_is_in_what_leaves
     the_same = {"initial": "the pretrained arrays, which everybody has", "personalise": "counts"}
-    assert told | set(the_same) == set(ASKED_BY)
+    assert told | masked | set(the_same) == set(ASKED_BY)
 
 
 def test_what_the_policy_says_of_it(job):
@@ -62,3 +74,12 @@ def test_what_the_policy_says_of_it(job):
     declined = words(job(), allow_methods=("analytic",), max_rounds=1)["your policy"]
     assert declined.startswith("DECLINES it")
     assert "policy.max_rounds is 1" in declined
+
+
+@pytest.mark.parametrize("method", ["analytic", "fedavg", "dp-gd"])
+def test_every_sum_is_in_what_leaves(job, method):
+    private = {"privacy": PRIVATE, "evaluation": {"validation_fraction": 0}} if method == "dp-gd" else {}
+    one = job(**{"method": method, "evaluation": {}, "privacy": {"secure_aggregation": True}, **private})
+    text = words(one)["what leaves"]
+    assert text.count(";") + 1 == sum(of_job(one) for of_job in SUMMED_BY.values())
+    assert ("with noise" in text) == (method == "dp-gd")

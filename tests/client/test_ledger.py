@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from client import ledger_refusals
-from client.agent import Agent, recording
+from client.agent import Agent, KeptLedger
 from client.agent_status import AgentStatus, StatusFile
 from client.hospital import Hospital
 from client.ledger import Ledger
@@ -248,7 +248,7 @@ def test_every_kind_and_code_has_its_words():
 
 @pytest.fixture
 def agent(ledger, phantoms, cache_dir, hospital_with, tmp_path):
-    hospital = Hospital(hospital_with(phantoms["hospital-a"])._file, record=recording(ledger))
+    hospital = Hospital(hospital_with(phantoms["hospital-a"])._file, KeptLedger(ledger))
     return Agent(hospital, StatusFile(tmp_path, AgentStatus(0, "st-marys", "", "ready", 0.0)))
 
 

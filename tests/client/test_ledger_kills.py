@@ -155,13 +155,13 @@ def test_a_hospital_with_a_full_disk_says_so_and_nothing_else(tmp_path, phantoms
         tmp_path / "disk",
         512,
         f"""{FILLED}
-    from client.agent import recording
+    from client.agent import KeptLedger
     from client.hospital import Hospital
     from client.hospital_file import Data, HospitalFile, Policy
 
     file = HospitalFile(name="st-marys", data=Data(folder={str(phantoms["hospital-a"])!r}), cache={str(cache_dir)!r},
                         state=disk / "state", device="cpu", policy=Policy(approve="auto"))
-    hospital = Hospital(file, record=recording(ledger))
+    hospital = Hospital(file, KeptLedger(ledger))
     request = Packed({{}}, {{"job": {job().canonical_json()!r}}})
     fill(0)
     for _ in range(2):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ConfigError
-from common.job import SELECTABLE, Job, job_from_json, load_job, parse_job, require_runnable
+from common.job import SELECTABLE, Job, job_from_json, load_job, parse_job
 from common.metrics import HIGHER_IS_BETTER
 
 MINIMAL: dict[str, Any] = {
@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {
     "backbone": {"name": "resnet18", "weights": "IMAGENET1K_V1"},
 }
 DIGEST = "ab" * 32
-GOLDEN_ID = "43899caff2df1eb8611fc8d55db25370fc3a219c952e9b4843cad13c7067a868"
+GOLDEN_ID = "b395fd36e4bbb445ab48d8bedba57bae63b734068150c0830394c277c705d78e"
 
 
 def job(**changes: Any) -> Job:
@@ -101,7 +101,7 @@ def test_another_job_has_another_id(changes: dict[str, Any]) -> None:
         {},
         {"classes": ["Prüfung", "日本"]},
         {"method": {"name": "multikrum", "malicious_hospitals": 1}},
-        {"privacy": {"differential_privacy": {"epsilon": 3}}},
+        {"privacy": {"secure_aggregation": True, "differential_privacy": {"epsilon": 3}}},
         {"backbone": {"name": "vgg16", "weights": {"file": "vgg16.safetensors", "sha256": DIGEST}}},
     ],
 )
@@ -267,15 +267,6 @@ def test_every_metric_a_round_is_selected_by_exists() -> None:
     assert set(SELECTABLE) <= set(HIGHER_IS_BETTER)
 
 
-def test_what_cannot_be_given_is_refused_not_left_out() -> None:
-    require_runnable(job())
-    with pytest.raises(ConfigError, match=r"'pneumonia-xray': privacy\.secure_aggregation: asked for"):
-        require_runnable(job(privacy={"secure_aggregation": True}))
-    both = job(privacy={"secure_aggregation": True, "differential_privacy": {"epsilon": 3}})
-    with pytest.raises(ConfigError, match=r"privacy\.secure_aggregation and privacy\.differential_privacy: asked for"):
-        require_runnable(both)
-
-
 def test_deep_tuning_needs_rounds() -> None:
     found = problem(tune="full")
     assert found.startswith("tune: full needs rounds of training, which method analytic has not; write method: {name: ")
@@ -302,12 +293,12 @@ def test_a_projection_is_narrower_than_the_features() -> None:
     assert job(method={"projection": most}).method.projection == most
     for projection in (most + 1, 65_536):
         assert problem(method={"projection": projection}) == (
-            f"method.projection: expected fewer than the {most + 1} features, got {projection}"
+            f"method.projection: expected fewer than the {most + 1} features, got {projection}; for none write projection: null"
         )
     # It counts the features the job takes, not those the backbone has.
     small = {"stages": ["layer1.1"], "pool": ["mean"]}
     assert problem(features=small, method={"projection": 64}) == (
-        "method.projection: expected fewer than the 64 features, got 64"
+        "method.projection: expected fewer than the 64 features, got 64; for none write projection: null"
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from common import messages
 from common.head import Head, Standardisation, softmax
-from common.messages import Description
+from common.messages import Description, Space
 from common.metrics import ClassificationCounts, count
 from common.wire import REPLIES, REQUESTS, ArraySpec, Packed, problem_with
 
@@ -22,15 +22,12 @@ finite = {"allow_nan": False, "allow_infinity": False}
 def descriptions(draw: Any) -> Description:
     whole = st.integers(0, 2**40)
     return Description(
+        Space(*(draw(st.text()) for _ in fields(Space))),
         images=draw(arrays(np.int64, (3, 3), elements=whole)),
         patients=draw(arrays(np.int64, 3, elements=whole)),
         sums=draw(arrays(np.float64, 5, elements=st.floats(**finite))),
         squares=draw(arrays(np.float64, 5, elements=st.floats(**finite))),
-        **{
-            one.name: draw(whole if one.type is int else st.text())
-            for one in fields(Description)
-            if one.type in (int, str)
-        },
+        **{one.name: draw(whole) for one in fields(Description) if one.type is int},
     )
 
 

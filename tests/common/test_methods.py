@@ -16,7 +16,11 @@ def problem(content: dict[str, Any]) -> str:
     return only.removeprefix("  - ")
 
 
-REPLACED = {"analytic": {"rounds", "class_weights"}, "scaffold": {"momentum"}}
+REPLACED = {
+    "analytic": {"rounds", "class_weights"},
+    "dp-gd": {"rounds", "class_weights", "lr", "momentum"},
+    "scaffold": {"momentum"},
+}
 """Options of local training that have another default, by method."""
 
 
@@ -71,7 +75,8 @@ def test_a_bare_name_is_a_method_with_its_defaults() -> None:
 
 def test_an_unknown_method_gets_the_nearest_and_the_choices() -> None:
     with pytest.raises(
-        ConfigError, match=r"unknown method 'fedprocks'; did you mean 'fedprox'.*; choose one of: analytic, fedavg, "
+        ConfigError,
+        match=r"unknown method 'fedprocks'; did you mean 'fedprox'.*; choose one of: analytic, dp-gd, fedavg, ",
     ):
         method_row("fedprocks")
     assert method_row("krum") is METHODS["krum"]
@@ -200,4 +205,4 @@ def test_which_methods_train_in_rounds_and_which_ask_for_the_closed_form() -> No
     assert [one.iterative for one in (analytic, fedavg, warm)] == [False, True, True]
     assert [one.analytic for one in (analytic, fedavg, warm)] == [True, False, True]
     assert [one.fit_rounds for one in (analytic, fedavg, warm)] == [0, 4, 20]
-    assert [name for name, row in METHODS.items() if not row.iterative] == ["analytic"]
+    assert [name for name, row in METHODS.items() if not row.iterative] == ["analytic", "dp-gd"]

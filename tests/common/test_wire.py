@@ -40,7 +40,7 @@ JOBS: dict[str, tuple[Job, wire.Shapes]] = {
     "deep": (job(method="fedavg", tune="last-blocks"), SHAPES),
     "deep-scaffold": (job(method="scaffold", tune="last-blocks"), SHAPES),
 }
-DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21}
+DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21, "P": 3, "L": 7}
 """Of the schemas below; D is small to be quick."""
 
 
@@ -113,8 +113,7 @@ def test_every_departure_of_every_array_is_found(_: str, schema: Schema) -> None
     good = valid(schema)
     for name, array in good.arrays.items():
         bad: list[Any] = [
-            array.astype(">" + array.dtype.str[1:]),
-            array.astype(np.uint64),
+            array.astype(np.int64 if array.dtype == np.uint64 else np.uint64),
             array.astype(bool),
             array.astype(object),
             array[None],
@@ -123,8 +122,11 @@ def test_every_departure_of_every_array_is_found(_: str, schema: Schema) -> None
             array.ravel()[0],
             array.tolist(),
             None,
-            -array if array.dtype.kind == "i" else array * np.nan,
         ]
+        if array.dtype.itemsize > 1:
+            bad.append(array.astype(">" + array.dtype.str[1:]))
+        if array.dtype.kind != "u":
+            bad.append(-array if array.dtype.kind == "i" else array * np.nan)
         if array.dtype.kind == "f":
             bad += [np.full_like(array, np.inf), np.full_like(array, -np.inf)]
         for wrong in bad:
@@ -259,6 +261,11 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "evaluate": counts,
         "own": {"weight", "bias"},
         "personalise": counts,
+        "keys": {"encryption-key", "mask-key", "commitment", "signature"},
+        "shares": {"ciphertexts", "digests"},
+        "masked": {"vector"},
+        "confirm": {"signature"},
+        "unmask": {"seed-shares", "key-shares"},
     }
     assert {name: {*reply.fields, *reply.optional} for name, reply in REPLIES.items()} == {
         "describe": identity | known,
@@ -268,7 +275,15 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "evaluate": identity | {"part", "round"},
         "own": identity | {"examples"},
         "personalise": identity | {"part", "round"},
+        "keys": identity | {"session", "hospital"},
+        "shares": identity | {"session"},
+        "masked": identity | {"session", "purpose"},
+        "confirm": identity | {"session"},
+        "unmask": identity | {"session"},
     }
+    secure = reply_schema("describe", job(privacy={"secure_aggregation": True}), {})
+    assert set(secure.arrays) == set()
+    assert {*secure.fields, *secure.optional} == identity | {"backbone-digest", "tuned-digest", "hospital"}
 
 
 TUNED = {"tuned.features.18.0.weight", "tuned.features.18.1.bias"}
@@ -299,10 +314,11 @@ def test_what_a_job_adds_to_what_may_leave_a_hospital() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_steps_are_a_whole_number_and_leave_for_the_methods_that_count_them_only(name: str) -> None:
-    one = job(method=name)
+    private = {"privacy": {"secure_aggregation": True, "differential_privacy": {"epsilon": 1}}}
+    one = job(method=name, **(private if name == "dp-gd" else {}))
     assert one.method.counts_steps == (name in ("scaffold", "fednova"))
     assert reply_schema("fit", one, {}).fields.get("steps") == (int if one.method.counts_steps else None)
-    for kind in set(REPLIES) - {"fit"}:
+    for kind in set(REPLIES) - {"fit", "describe"}:
         assert reply_schema(kind, one, {}) == REPLIES[kind]
 
 

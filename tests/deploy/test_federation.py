@@ -33,7 +33,7 @@ def test_a_folder_has_all_that_is_needed_and_is_private(federation: Federation) 
 
 def test_no_kit_has_a_private_key(federation: Federation) -> None:
     kits = contents(federation.folder / "kits")
-    assert len(kits) == 2 * 5
+    assert len(kits) == 2 * 6
     assert not [name for name, content in kits.items() if b"PRIVATE" in content]
 
 
@@ -49,7 +49,7 @@ def test_a_further_hospital_leaves_the_others_alone(federation: Federation) -> N
     assert list(after.settings.hospitals) == ["st-marys", "charite", "third"]
     changed = {name for name, content in contents(federation.folder).items() if before.get(name) != content}
     assert changed == {"federation.yaml", "kits/third.zip"} | {
-        f"kits/third/{name}" for name in ("README.md", "ca.crt", "hospital.yaml", "kit.yaml")
+        f"kits/third/{name}" for name in ("README.md", "ca.crt", "hospital.yaml", "kit.yaml", "roster.txt")
     }
 
 

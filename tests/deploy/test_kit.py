@@ -18,7 +18,8 @@ def test_a_kit_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (folder / "ca.crt").read_bytes() == b"certificate"
     assert "name: st-marys\n" in (folder / "hospital.yaml").read_text()
     with zipfile.ZipFile(archive) as file:
-        assert file.namelist() == [f"st-marys/{name}" for name in ("README.md", "ca.crt", "hospital.yaml", "kit.yaml")]
+        names = ("README.md", "ca.crt", "hospital.yaml", "kit.yaml", "roster.txt")
+        assert file.namelist() == [f"st-marys/{name}" for name in names]
         assert all(file.read(f"st-marys/{path.name}") == path.read_bytes() for path in folder.iterdir())
 
 

@@ -36,6 +36,9 @@ def folder(federation: Federation, job: Job) -> Path:
     return new_folder(federation, job)
 
 
+ROSTER = Path("/federation/roster.txt")
+
+
 class FakeFlower:
     """Answers `status` with one answer after the other."""
 
@@ -67,9 +70,9 @@ def test_a_folder_has_the_job_and_is_new_each_time(federation: Federation, job: 
 def test_a_run_is_started_with_absolute_paths(folder: Path) -> None:
     flower: Any = FakeFlower("running")
     (folder / "failure.json").write_text("{}")
-    assert start(flower, folder) == 101
-    assert start(flower, folder, resume=True) == 102
-    expected = {"job": str(folder / "job.json"), "out": str(folder), "engine": "deployment"}
+    assert start(flower, folder, ROSTER) == 101
+    assert start(flower, folder, ROSTER, resume=True) == 102
+    expected = {"job": str(folder / "job.json"), "out": str(folder), "engine": "deployment", "roster": str(ROSTER)}
     assert flower.configs == [{**expected, "resume": False}, {**expected, "resume": True}]
     assert flower.apps[0] == {"client", "common", "server", "pyproject.toml"}
     assert run_ids(folder) == [101, 102]
@@ -77,7 +80,7 @@ def test_a_run_is_started_with_absolute_paths(folder: Path) -> None:
 
 
 def test_runs_are_found_by_name_path_and_id(federation: Federation, folder: Path) -> None:
-    start(FakeFlower("running"), folder)  # type: ignore[arg-type]
+    start(FakeFlower("running"), folder, ROSTER)  # type: ignore[arg-type]
     assert find(federation, folder.name) == find(federation, str(folder)) == find(federation, "101") == folder
     with pytest.raises(ConfigError, match=f"no run 'other'.*the latest are: {folder.name}"):
         find(federation, "other")
@@ -135,7 +138,7 @@ def test_what_cannot_be_gone_on_with_is_refused(folder: Path) -> None:
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.safetensors").touch()
     require_resumable(flower, folder)
-    start(flower, folder)
+    start(flower, folder, ROSTER)
     with pytest.raises(ConfigError, match=r"is still going \(run 101, running\); stop it first"):
         require_resumable(flower, folder)
     require_resumable(FakeFlower(None), folder)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from common.drift import learning_rates
 from common.flower_records import MESSAGE_TYPES, from_records, to_records
 from common.head import Head
 from common.job import Job, job_from_json
-from common.messages import Description, pack_counts, unpack_heads, unpack_standardisation
+from common.messages import Description, Space, pack_counts, unpack_heads, unpack_standardisation
 from common.metrics import count
 from common.model import TUNED, Model, digest_of_arrays
 from common.projection import projection_of
@@ -73,8 +73,7 @@ class Scripted:
             features = self.examples["train"][0].astype(np.float64)
             sums, squares = features.sum(axis=0), (features**2).sum(axis=0)
         return Description(
-            **{"job_id": job.job_id, "fingerprint": self.fingerprint, "backbone_digest": "b" * 64},
-            tuned_digest=digest_of_arrays(self.tuned),
+            Space(job.job_id, self.fingerprint, "b" * 64, digest_of_arrays(self.tuned)),
             **{"images": images, "patients": images.sum(axis=1), "sums": sums, "squares": squares, "examples": n},
             **{"other_labels": 0, "unreadable": 0, "decoded": 0, "cached": n},
         ).pack()

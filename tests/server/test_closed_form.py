@@ -17,6 +17,7 @@ from common.ridge import Ridge
 from common.sums import Sums
 from common.wire import PARTS
 from server.checkpoint import load_checkpoint, save_checkpoint
+from server.members import missing_classes
 from server.recorder import Recorder
 from server.rounds import Hooks, run_job
 from server.training import LOST_ROUNDS_IN_A_ROW
@@ -97,7 +98,7 @@ def test_where_each_hospital_has_one_class_only_the_head_is_the_same(small_job, 
     alone = run_job(job, exchange_with(named(scripted, parted(pooled, SPLITS["one class each"]))))
     mixed = run_job(job, exchange_with(named(scripted, parted(pooled, SPLITS["random"]))))
     assert differ(alone.model.head, mixed.model.head) < 1e-5
-    assert set(alone.members.missing_classes(THREE)) == {"h0", "h1", "h2"}
+    assert set(missing_classes(alone.described, THREE)) == {"h0", "h1", "h2"}
 
 
 def test_the_candidate_and_the_temperature_are_the_best_on_the_validation_patients(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from common.errors import FederationError
 from common.head import Standardisation
 from common.job import parse_job
-from common.messages import Description
+from common.messages import Description, Space
 from common.sums import Sums
 from common.wire import STATISTICS_DTYPE, Packed
 from server.guard import Expected, screen
@@ -38,7 +38,7 @@ def described(job, features, labels):
     images[0] = np.bincount(labels, minlength=job.num_classes) // job.examples_per_image
     wide = features.astype(np.float64)
     return Description(
-        **{"job_id": job.job_id, "fingerprint": "a" * 64, "backbone_digest": "b" * 64, "tuned_digest": "c" * 64},
+        Space(job.job_id, "a" * 64, "b" * 64, "c" * 64),
         **{
             "images": images,
             "patients": images.sum(axis=1),

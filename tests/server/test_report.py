@@ -86,6 +86,8 @@ def run_dir(job, tmp_path):
                 "worst_hospital": {key: hospital for key, (hospital, _) in lowest.items()},
             },
             "hospitals": dict.fromkeys(hospitals, described),
+            "taking_part": list(hospitals),
+            "patients": None,
             **{"closed_form": None, "cross_site": {}, "personalisation": {}, "missing_classes": {}, "failures": []},
             "images": {"decoded": 1, "cached": 4, "unreadable": 2, "other_labels": 3},
             "communication": {

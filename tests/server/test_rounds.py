@@ -7,6 +7,7 @@ from flwr.app import ConfigRecord, RecordDict
 from common.errors import ArtifactError, FederationError
 from common.metrics import derive
 from server.checkpoint import load_checkpoint, save_checkpoint
+from server.members import missing_classes
 from server.rounds import Hooks, run_job
 from simulation.grid import InProcessGrid
 
@@ -99,7 +100,7 @@ def test_patience_ends_the_training(server_job, scripted, exchange_with):
 def test_missing_classes_are_named(server_job, scripted, exchange_with):
     one_class = np.array([[50, 0], [10, 0], [16, 0]])
     outcome = run_job(server_job(), exchange_with({"alpha": scripted(), "beta": scripted(images=one_class)}))
-    assert outcome.members.missing_classes(["normal", "opacity"]) == {"beta": ["opacity"]}
+    assert missing_classes(outcome.described, ["normal", "opacity"]) == {"beta": ["opacity"]}
     assert derive(outcome.test["beta"]).auroc is None
 
 

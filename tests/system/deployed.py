@@ -67,6 +67,7 @@ class Deployment:
             self.cli("coordinator", "provision", "--register", f"{name}={self.kit(name) / 'node_key.pub'}")
         self.cli("coordinator", "up", "--detach")
         for name in HOSPITALS:
+            self.cli("hospital", "roster", self.federation / "roster.txt", "--yes", "--kit", self.kit(name))
             self.cli("hospital", "join", "--detach", "--kit", self.kit(name))
 
     def write_hospital_file(self, name: str) -> None:

@@ -1,5 +1,6 @@
 """A federation with real processes, keys and TLS gives what the in-process engine gives, and lets nobody else in."""
 
+import json
 import re
 import shutil
 import ssl
@@ -150,3 +151,55 @@ def test_the_superlink_listens_on_the_loopback_interface_only(deployment):
         line.split()[1] for line in shown.splitlines()[1:] if line.split()[3] == "0A" and port in f"{line.split()[1]} "
     }
     assert listening == {f"0100007F{port.strip()}"}
+
+
+@pytest.fixture(scope="module")
+def secured(deployment, system_phantoms, job, tmp_path_factory):
+    """A run with secure aggregation: deployed, and in plain with the in-process engine."""
+    privacy = {"secure_aggregation": True}
+    quorum = {"min_hospitals": 3, "deadline_s": 120}
+    deployed = deployment.run(job(name="test-secure", method="analytic", privacy=privacy, quorum=quorum))
+    plain = job(name="test-plain", method="analytic", quorum=quorum)
+    return deployed, simulate(plain, system_phantoms, tmp_path_factory.mktemp("run") / "plain", device="cpu").folder
+
+
+def test_with_secure_aggregation_the_head_is_the_same(secured):
+    (model, _), (expected, _) = (load_model(folder / "model.safetensors") for folder in secured)
+    size = np.abs(expected.head.weight).max()
+    assert np.abs(model.head.weight - expected.head.weight).max() <= 1e-4 * size
+
+
+def test_with_secure_aggregation_nothing_but_masked_numbers_leaves(secured, deployment):
+    for name in HOSPITALS:
+        shown = deployment.cli(
+            "hospital",
+            "ledger",
+            "export",
+            "--format",
+            "json",
+            "--out",
+            deployment.folder / "ledger.json",
+            "--kit",
+            deployment.kit(name),
+        )
+        assert "wrote" in shown.stdout
+        entries = json.loads((deployment.folder / "ledger.json").read_text())["entries"]
+        sent = [one for one in entries if one.get("job") == "test-secure" and one["decision"] == "sent"]
+        assert {one["kind"] for one in sent} == {"describe", "keys", "shares", "masked", "unmask"}
+        assert all(
+            one["masked"] and {array["dtype"] for array in one["arrays"]} == {"uint64"}
+            for one in sent
+            if one["kind"] == "masked"
+        )
+        assert all(not one["arrays"] for one in sent if one["kind"] == "describe")
+        assert sorted({one["fields"]["purpose"].partition(":")[0] for one in sent if one["kind"] == "masked"}) == [
+            "evaluate",
+            "holdings",
+            "statistics",
+        ]
+
+
+def test_a_run_of_the_same_job_opens_no_second_sum(secured, deployment, job):
+    again = deployment.cli("coordinator", "run", deployment.folder / "test-secure.yaml", code=6)
+    assert "helped to open a sum" in (deployment.kit(HOSPITALS[0]) / "run" / "logs" / "agent.log").read_text()
+    assert "secure-sum" in again.stdout + again.stderr

@@ -10,6 +10,7 @@ from common.secure_sum.errors import SecureSumError
 from common.secure_sum.masks import add_mask, pair_mask_key, pair_sign, self_mask_key
 from common.secure_sum.messages import CIPHERTEXT_BYTES
 from common.secure_sum.shares import NOTHING, deal, digests_of, seal, unseal
+from common.secure_sum.sizes import POINT_BYTES
 from tests.common.secure_sum.sessions import SUBJECT, roster
 
 SEED = bytes(range(32))
@@ -37,7 +38,7 @@ def test_both_of_a_pair_agree_on_a_key() -> None:
     one, other = primitives.new_key(), primitives.new_key()
     points = primitives.point_of(one), primitives.point_of(other)
     assert primitives.agreed_key(one, points[1]) == primitives.agreed_key(other, points[0])
-    assert len(points[0]) == primitives.POINT_BYTES
+    assert len(points[0]) == POINT_BYTES
     assert primitives.is_point(points[0])
     for wrong in (b"", bytes(97), points[0][:-1], b"\x04" + bytes(95) + b"\x01"):
         assert not primitives.is_point(wrong)

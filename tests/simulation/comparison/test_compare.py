@@ -198,7 +198,7 @@ def test_what_is_wrong_is_said_before_anything_runs(hospitals, tmp_path):
         compare({**CONTENT, "classes": ["normal", "fracture"]}, hospitals, tmp_path / "b")
     with pytest.raises(ConfigError, match=r"needs 9 \(quorum.min_hospitals\)"):
         compare({**CONTENT, "quorum": {"min_hospitals": 9}}, hospitals, tmp_path / "c")
-    with pytest.raises(ConfigError, match="secure_aggregation"):
+    with pytest.raises(ConfigError, match="leave `privacy` out of the job"):
         compare({**CONTENT, "privacy": {"secure_aggregation": True}}, hospitals, tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
 

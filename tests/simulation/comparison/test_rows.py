@@ -99,7 +99,7 @@ def test_deep_rows():
 
 
 def test_every_method_is_a_row():
-    assert set(METHODS) <= set(METHOD_ROWS)
+    assert set(METHODS) - {"dp-gd"} <= set(METHOD_ROWS)  # a comparison has no private rows
     assert {*FRAME, *DEFAULT_METHODS} <= set(ROWS)
     assert "scratch" not in DEFAULT_METHODS
 
