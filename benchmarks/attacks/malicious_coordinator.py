@@ -67,7 +67,10 @@ def error_of(found: np.ndarray, true: np.ndarray) -> float:
 
 @dataclass
 class Hospitals:
-    """Hospitals with node keys, one roster, and a memory in `folder` of what was opened. least_in_sum: by their policy (`min_hospitals_in_sum`)."""
+    """Hospitals with node keys, one roster, and a memory in `folder` of what was opened.
+
+    least_in_sum: `min_hospitals_in_sum` of their policy.
+    """
 
     names: Sequence[str]
     folder: Path
