@@ -78,6 +78,7 @@ def main() -> None:
             print(table.markdown(), flush=True)
             records += table.records()
         print(f"({time.monotonic() - began:.0f} s)\n", flush=True)
+    gc.unfreeze()
     if given.json:
         given.json.write_text(json.dumps({"quick": given.quick, "seed": SEED, "found": records}, indent=1) + "\n")
 
