@@ -63,7 +63,7 @@ def test_without_a_lie_hospitals_of_a_run_give_the_sum(changes: list[np.ndarray]
     ("lie", "match"),
     [
         (lies.inconsistent_models, "keys that its node key has not signed for this session"),
-        (lies.one_digest_two_models, "another model than the one whose digest the hospitals signed"),
+        (lies.one_digest_two_models, "the question is not the one that all hospitals of the session have signed"),
         (lies.forged_keys, "keys that its node key has not signed for this session"),
         (lies.replay, "phase masked is out of order, or was answered before"),
         (lies.shrinking, "this hospital has helped to open a sum for 'fit:1'"),

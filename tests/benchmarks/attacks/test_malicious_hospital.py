@@ -1,5 +1,8 @@
 """Lying updates of a hospital, and what methods make of them; and the table."""
 
+import gc
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -20,6 +23,14 @@ def part(number: int, seed: int) -> Part:
     features = rng.normal(size=(number, 12))
     features[:, :2] += 3 * labels[:, None] - 1.5
     return Part(features.astype(np.float32), labels, np.array([f"{seed} {one}" for one in range(number)], dtype=object))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_garbage() -> Iterator[None]:
+    """Flower's Bulyan collects garbage for every update, through all that torch has loaded."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
