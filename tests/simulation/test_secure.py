@@ -84,7 +84,7 @@ def far(one, other):
     return max(np.abs(a - b).max() for a, b in both) / size
 
 
-@pytest.mark.parametrize("hospitals", [3, 5, 20])
+@pytest.mark.parametrize("hospitals", [3, 5, pytest.param(20, marks=pytest.mark.slow)])
 def test_the_head_is_that_without_secure_aggregation(run, hospitals):
     plain, secure = run(job(), hospitals, "plain"), run(job(privacy=SECURE), hospitals, "secure")
     assert far(secure, plain) < 1e-4
