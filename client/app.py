@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 
 from client.courier import ask_agent
 from common.errors import ConfigError, Refusal, RefusalCode
-from common.flower_records import from_records, to_records
+from common.flower_records import MESSAGE_TYPES, from_records, to_records
 from common.packed import REFUSAL, Packed
 
 if TYPE_CHECKING:
@@ -36,76 +36,18 @@ _hospitals: dict[tuple[tuple[str, str], ...], "Hospital"] = {}
 """Hospitals in this process, by their settings: the features stay in memory from message to message."""
 
 
-@app.query()
-def describe(message: Message, context: Context) -> Message:
-    """What the hospital holds for the job."""
-    return _translate("describe", message, context)
+def _handler(kind: str) -> Callable[[Message, Context], Message]:
+    """Answers requests of one kind (`common.wire.REQUESTS` says what each is)."""
+
+    def handle(message: Message, context: Context) -> Message:
+        return _translate(kind, message, context)
+
+    return handle
 
 
-@app.query("initial")
-def initial(message: Message, context: Context) -> Message:
-    """The backbone's arrays that the job tunes, as pretrained."""
-    return _translate("initial", message, context)
-
-
-@app.train("statistics")
-def statistics(message: Message, context: Context) -> Message:
-    """The sums for the closed-form head."""
-    return _translate("statistics", message, context)
-
-
-@app.train()
-def fit(message: Message, context: Context) -> Message:
-    """One round of local training."""
-    return _translate("fit", message, context)
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Counts of some heads on one part of the data."""
-    return _translate("evaluate", message, context)
-
-
-@app.train("own")
-def own(message: Message, context: Context) -> Message:
-    """A head of the hospital's examples alone."""
-    return _translate("own", message, context)
-
-
-@app.train("keys")
-def keys(message: Message, context: Context) -> Message:
-    """Secure aggregation: signed ephemeral keys."""
-    return _translate("keys", message, context)
-
-
-@app.train("shares")
-def shares(message: Message, context: Context) -> Message:
-    """Secure aggregation: sealed shares of the hospital's secrets."""
-    return _translate("shares", message, context)
-
-
-@app.train("masked")
-def masked(message: Message, context: Context) -> Message:
-    """Secure aggregation: the hospital's part of a sum, masked."""
-    return _translate("masked", message, context)
-
-
-@app.train("confirm")
-def confirm(message: Message, context: Context) -> Message:
-    """Secure aggregation: a signature of the list of those who are left."""
-    return _translate("confirm", message, context)
-
-
-@app.train("unmask")
-def unmask(message: Message, context: Context) -> Message:
-    """Secure aggregation: the shares that open the sum."""
-    return _translate("unmask", message, context)
-
-
-@app.train("personalise")
-def personalise(message: Message, context: Context) -> Message:
-    """Counts of the global, the personalised and the hospital's own head."""
-    return _translate("personalise", message, context)
+for _kind, _message_type in MESSAGE_TYPES.items():
+    _category, _, _action = _message_type.partition(".")
+    {"query": app.query, "train": app.train, "evaluate": app.evaluate}[_category](_action or "default")(_handler(_kind))
 
 
 def _translate(kind: str, message: Message, context: Context) -> Message:

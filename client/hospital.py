@@ -23,7 +23,7 @@ from client.local_state import LocalState
 from client.participation import Participation
 from client.policy import require_allowed, require_budget, require_payload, require_small_reply
 from client.preparation import prepare, shapes_tuned
-from client.secure_sessions import Contract, SecureSessions
+from client.secure_sessions import SecureSessions
 from client.summands import summand
 from common.errors import ConfigError, DataError, Refusal, RefusalCode, WeightsError
 from common.job import Job, job_from_json
@@ -31,6 +31,7 @@ from common.messages import pack_counts, unpack_below, unpack_heads, unpack_mode
 from common.model import TUNED, Model
 from common.phases import PHASE_REQUESTS
 from common.private_release import NOISED
+from common.schema import Contract
 from common.wire import (
     ASKED_BY,
     CORRECTION,

@@ -15,7 +15,7 @@ from common.errors import ConfigError, Refusal, RefusalCode
 from common.job import Job
 from common.packed import AnyArray, Packed
 from common.phases import PARTICIPANTS, PHASE_REQUESTS
-from common.schema import Schema
+from common.schema import Contract, Schema
 from common.secure_sum.errors import SecureSumError
 from common.secure_sum.terms import MOST_HOSPITALS, Phase, Terms
 from common.summed import Question, layout_of, question_digest
@@ -32,15 +32,6 @@ _SESSIONS_KEPT = 8
 
 Summand = Callable[[Question, Packed, Terms], Mapping[str, AnyArray]]
 """What this hospital adds to a sum: arrays of the question's layout."""
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What a request and its reply must be, and the values of the shape letters."""
-
-    request: Schema
-    reply: Schema
-    dims: Mapping[str, int]
 
 
 @dataclass(frozen=True)

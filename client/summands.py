@@ -112,7 +112,7 @@ def _gradient(part: Participation, request: Packed) -> Float64:
     if max(np.abs(head.weight).max(), np.abs(head.bias).max()) > _MOST_WEIGHT:
         raise _untame(f"weights of at most {_MOST_WEIGHT:g} in size")
     train = part.standardised(standardisation)
-    clip = part.prepared.job.method.clip or 0.0
+    clip = part.prepared.job.method.descent.clip
     return clipped_gradient_sum(head, train.features, train.labels, part.products(standardisation), clip)
 
 

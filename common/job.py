@@ -19,9 +19,9 @@ from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError
 from common.feature_choice import Features as Features
 from common.feature_choice import fill_features
+from common.method_choice import Method as Method
 from common.methods import DEFAULT as DEFAULT_METHOD
 from common.methods import Count, Fraction, Positive
-from common.methods import Method as Method
 from common.modalities import MODALITIES, OTHER
 from common.privacy import Privacy as Privacy
 from common.privacy import contradictions, fill_private

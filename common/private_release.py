@@ -26,10 +26,13 @@ def noise_scale(job: Job, question: Question, threshold: int) -> float:
     if budget is None:
         raise ConfigError(f"job '{job.name}' has no differential privacy")
     spending, honest = Spending.of(budget.epsilon, budget.delta), budget.honest(threshold)
-    sensitivity, mu, steps = {
-        "centre": (SENSITIVITY, spending.centre_mu, 1),
-        "noised-statistics": (sensitivity_of(job.num_classes), spending.sums_mu, 1),
-        "gradient": (job.method.clip or 0.0, spending.sums_mu, job.method.rounds),
-    }[question.kind]
+    match question.kind:
+        case "centre":
+            sensitivity, mu, steps = SENSITIVITY, spending.centre_mu, 1
+        case "noised-statistics":
+            sensitivity, mu, steps = sensitivity_of(job.num_classes), spending.sums_mu, 1
+        case _:
+            descent = job.method.descent
+            sensitivity, mu, steps = descent.sensitivity, spending.sums_mu, descent.steps
     sigma = sigma_with_rounding(sensitivity, noise_multiplier(mu, steps), released(question, job), honest)
     return share_scale(sigma, honest)

@@ -27,6 +27,15 @@ class Schema:
     optional: Mapping[str, type] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Contract:
+    """What a request and its reply must be, and the values of the shape letters."""
+
+    request: Schema
+    reply: Schema
+    dims: Mapping[str, int]
+
+
 def bytes_of(schema: Schema, dims: Mapping[str, int]) -> int:
     """Bytes of the arrays of a message that keeps to its schema."""
     return sum(

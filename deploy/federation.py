@@ -24,10 +24,10 @@ from pydantic import Field
 from common.artifact import write_atomically
 from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError
+from common.secure_sum.roster import Roster
 from deploy.certificates import ALWAYS, CA, SERVER, inspect, issue_server, make_ca
 from deploy.kit import ROSTER, Host, Kit, Name, Port, remove_kit, write_kit
 from deploy.node_key import fingerprint, read_public_key
-from deploy.roster import roster_text
 
 SETTINGS = "federation.yaml"
 _HEADER = "# Written by `consilium coordinator provision`; change it with that command.\n"
@@ -228,7 +228,7 @@ def _kit(settings: Settings, hospital: str) -> Kit:
 
 def _roster(federation: Federation) -> str:
     known = {name for name, print_ in federation.settings.hospitals.items() if print_}
-    return roster_text({name: read_public_key(federation.key(name)) for name in sorted(known)})
+    return Roster({name: read_public_key(federation.key(name)) for name in known}).text()
 
 
 def _normal(name: str) -> str:

@@ -76,6 +76,9 @@ class Aggregation(Protocol):
     def count_heads(self, heads: Sequence[Head], part: str, number: int, tuned: Mapping[str, Float32]) -> Counted:
         """Counts of heads on one part of the data; number: the round that made them, tuned: the arrays below them."""
 
+    def built_on(self) -> None:
+        """A checkpoint was built on all that was told: it need not be kept for a run that goes on."""
+
 
 @dataclass(frozen=True)
 class SingleAnswers:
@@ -120,6 +123,9 @@ class SingleAnswers:
         totals = [pooled([counts[index] for counts in found.values()]) for index in range(len(heads))]
         known = [total for total in totals if total is not None]
         return Counted(known if len(known) == len(heads) else None, found, dropped)
+
+    def built_on(self) -> None:
+        """As `Aggregation`; nothing is kept, since all can be asked again."""
 
 
 def _update(hospital: str, reply: Packed) -> Update:

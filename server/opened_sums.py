@@ -37,10 +37,10 @@ class Opened:
 
 
 class OpenedSums:
-    """The folder `opened` of a run directory; None: nothing is kept."""
+    """The folder `opened` of a run directory."""
 
-    def __init__(self, run: Path | None) -> None:
-        self._folder = run / FOLDER if run is not None else None
+    def __init__(self, run: Path) -> None:
+        self._folder = run / FOLDER
 
     def load(self, question: Question) -> Opened | None:
         """The sum that answers exactly this question, if it was opened.
@@ -49,7 +49,7 @@ class OpenedSums:
             ArtifactError: the file is damaged.
         """
         path = self._path(question)
-        if path is None or not path.exists():
+        if not path.exists():
             return None
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
@@ -69,8 +69,6 @@ class OpenedSums:
             StorageError: it cannot be written.
         """
         path = self._path(question)
-        if path is None:
-            return
         about = {name: one for name, one in asdict(opened).items() if name != "arrays"}
         arrays = {name: np.asarray(array, order="C") for name, array in opened.arrays.items()}
         with writing(path, None):
@@ -78,11 +76,9 @@ class OpenedSums:
 
     def forget(self) -> None:
         """A checkpoint was built on what is here: only what the whole run rests on is still wanted."""
-        for path in self._folder.glob("*.safetensors") if self._folder is not None else ():
+        for path in self._folder.glob("*.safetensors"):
             if path.stem.partition("-of-")[0] not in _KEPT:
                 path.unlink(missing_ok=True)
 
-    def _path(self, question: Question) -> Path | None:
-        if self._folder is None:
-            return None
+    def _path(self, question: Question) -> Path:
         return self._folder / f"{question.kind}-of-{question.number}-{question.digest[:32]}.safetensors"

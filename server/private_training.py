@@ -14,12 +14,11 @@ import logging
 import time
 from collections.abc import Mapping
 
-from common.dp.gradient_descent import Descent, DescentState, result, step
+from common.dp.gradient_descent import DescentState, result, step
 from common.dp.noisy_sums import SPREAD, solve, unprojected
 from common.dp.private_features import centre_of
 from common.errors import FederationError
 from common.head import Head, Standardisation
-from common.job import Job
 from common.model import Model
 from common.projection import projection_of
 from server.checkpoint import Checkpoint, Round
@@ -34,19 +33,6 @@ TRIES = 3
 """How often a sum is asked for, where a session loses too many hospitals."""
 
 
-def descent_of(job: Job) -> Descent:
-    """The descent that a job with method dp-gd asks for."""
-    method, default = job.method, Descent()
-    return Descent(
-        spread=method.spread or default.spread,
-        steps=method.rounds,
-        lr=method.lr or default.lr,
-        momentum=default.momentum if method.momentum is None else method.momentum,
-        clip=method.clip or default.clip,
-        averaged=method.averaged or default.averaged,
-    )
-
-
 def centre(asking: SecureSums) -> tuple[Standardisation, float]:
     """How features are standardised, and about how many patients there are.
 
@@ -54,17 +40,18 @@ def centre(asking: SecureSums) -> tuple[Standardisation, float]:
         FederationError: the sum could not be had.
     """
     job = asking.questions.job
-    spread = descent_of(job).spread if job.method.noised_gradients else SPREAD
+    spread = job.method.descent.spread if job.method.noised_gradients else SPREAD
     return centre_of(_sum(asking, "centre", 0).values, spread)
 
 
 class PrivateTraining:
     """As `server.training.Training`; patients: about how many there are, by `centre`."""
 
+    best_round: int | None
+
     def __init__(self, asking: SecureSums, patients: float, hooks: Hooks, resume: Checkpoint | None) -> None:
         self._asking, self._patients, self._hooks = asking, patients, hooks
         self._job = job = asking.questions.job
-        self._descent = descent_of(job)
         self._state = DescentState.start(job.num_classes, job.num_features)
         self.choice: Mapping[str, object] | None = None  # nothing is chosen
         self.best_model, self.best_round, self.done = Model(self._state.head), None, 0
@@ -74,10 +61,6 @@ class PrivateTraining:
             kept = resume.strategy
             if job.method.noised_gradients:
                 self._state = DescentState(kept["weight"], kept["velocity"], kept["summed"], self.done)
-
-    best_model: Model
-    best_round: int | None
-    done: int
 
     def run(self) -> None:
         """The rounds that are left.
@@ -102,8 +85,8 @@ class PrivateTraining:
 
     def _descend(self, number: int) -> Noised:
         noised = _sum(self._asking, "gradient", number, self._state.head)
-        self._state = step(self._state, noised.values, self._patients, self._descent)
-        self.best_model = Model(result(self._state, self._descent))
+        self._state = step(self._state, noised.values, self._patients, self._job.method.descent)
+        self.best_model = Model(result(self._state, self._job.method.descent))
         return noised
 
     def _save(self, number: int, noised: Noised, seconds: float) -> None:
@@ -138,6 +121,7 @@ class PrivateTraining:
             judged(made)
         for save in self._hooks.checkpoint:
             save(checkpoint)
+        self._asking.built_on()
 
 
 def _sum(asking: SecureSums, kind: str, number: int, head: Head | None = None) -> Noised:

@@ -62,7 +62,7 @@ class Secrecy:
     """What a run under secure aggregation needs: the hospitals' node keys, and the run directory, where opened sums are kept."""
 
     roster: Roster
-    run: Path | None = None
+    run: Path
 
 
 def run_job(
@@ -89,14 +89,14 @@ def run_job(
             require_same_job(job, membership.members, resume)
             questions = Questions(job, exchange, membership, meter, failures)
             asking = _aggregation(questions, secrecy)
-            described, standardisation, patients = _beginning(asking, resume)
+            standardisation, patients = _beginning(asking, resume)
             questions = replace(questions, standardisation=standardisation)
             pretrained = initial_arrays(questions) if job.tune.deep else {}
             questions = replace(questions, tuned={name: array.shape for name, array in pretrained.items()})
             asking = _aggregation(questions, secrecy)
         for one in hooks.described:
             one(membership.members)
-        training = _training(asking, patients, _with_opened(hooks, asking), pretrained, resume)
+        training = _training(asking, patients, hooks, pretrained, resume)
         training.run()
         best, number = training.best_model, training.best_round or 0
         with meter.phase("evaluate"):
@@ -108,8 +108,8 @@ def run_job(
         log.warning("%s is missing from the test: %s", name, reason)
     return Outcome(
         members=membership.members,
-        # Who came later has described itself since.
-        described=asking.holdings() if isinstance(asking, SingleAnswers) else described,
+        # Asked again: who came later has described itself since.
+        described=asking.holdings(),
         model=Model(standardisation.fold(best.head), best.tuned),
         best_round=number,
         rounds=training.done,
@@ -133,15 +133,11 @@ def _aggregation(questions: Questions, secrecy: Secrecy | None) -> Aggregation:
     return SecureSums(questions, secrecy.roster, OpenedSums(secrecy.run))
 
 
-def _beginning(
-    asking: Aggregation, resume: Checkpoint | None
-) -> tuple[Mapping[str, Description], Standardisation, float]:
-    """What there is, how features are standardised, and, in a private job, about how many patients there are."""
-    described = asking.holdings()
+def _beginning(asking: Aggregation, resume: Checkpoint | None) -> tuple[Standardisation, float]:
+    """How features are standardised and, in a private job, about how many patients there are."""
     if asking.questions.job.private and isinstance(asking, SecureSums):
-        standardisation, patients = centre(asking)
-        return described, standardisation, patients
-    return described, resume.standardisation if resume else standardisation_of(list(described.values())), 0.0
+        return centre(asking)
+    return resume.standardisation if resume else standardisation_of(list(asking.holdings().values())), 0.0
 
 
 def _training(
@@ -154,14 +150,6 @@ def _training(
     if isinstance(asking, SecureSums) and asking.questions.job.private:
         return PrivateTraining(asking, patients, hooks, resume)
     return Training(asking, hooks, pretrained, resume)
-
-
-def _with_opened(hooks: Hooks, asking: Aggregation) -> Hooks:
-    """Sums that a checkpoint was built on need not be kept."""
-    if not isinstance(asking, SecureSums):
-        return hooks
-    opened = asking.opened
-    return replace(hooks, checkpoint=[*hooks.checkpoint, lambda _: opened.forget()])
 
 
 def _pooled(counted: Counted, job: Job) -> ClassificationCounts:

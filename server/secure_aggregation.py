@@ -25,12 +25,12 @@ from common.secure_sum.subject import Subject
 from common.secure_sum.terms import Phase, Terms, default_threshold
 from common.summed import LOW, Question, layout_of
 from common.sums import Sums
-from common.wire import MAX_HEADS, Packed
+from common.wire import MAX_HEADS, SUMMED, Packed
 from server.aggregation import Counted, Fitted, NamedArrays, Told
 from server.guard import Expected, counts_problem, description_problem, sums_problem
 from server.members import Member
 from server.opened_sums import Opened, OpenedSums
-from server.questions import Questions
+from server.questions import Answers, Questions, listed
 from server.strategies import Update, answers_needed
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class SecureSums:
             return {}
         total, told = self._total("holdings", 0)
         if total is None:
-            raise FederationError(f"how much data there is could not be summed: {_listed(told.dropped)}")
+            raise FederationError(f"how much data there is could not be summed: {listed(told.dropped)}")
         numbers = {name: int(array) for name, array in total.arrays.items() if array.ndim == 0}
         described = Description(
             space=self.questions.members.members[0].space,
@@ -82,10 +82,7 @@ class SecureSums:
             decoded=numbers["decoded"],
             cached=numbers["cached"],
         )
-        if problem := description_problem(described, self.questions.job):
-            raise FederationError(
-                f"the sums over hospitals contradict themselves: {problem}; a hospital sends wrong numbers"
-            )
+        _require(description_problem(described, self.questions.job))
         return {ALL: described}
 
     def sums(self) -> tuple[Sums | None, Told]:
@@ -94,10 +91,7 @@ class SecureSums:
         if total is None:
             return None, told
         sums = Sums.from_triangle(total.arrays["gram"], total.arrays["class-sums"].astype(np.float64))
-        if problem := sums_problem(sums, int(total.arrays["examples"])):
-            raise FederationError(
-                f"the sums over hospitals contradict themselves: {problem}; a hospital sends wrong numbers"
-            )
+        _require(sums_problem(sums, int(total.arrays["examples"])))
         return sums, told
 
     def fit(self, model: Model, number: int, corrections: Mapping[str, NamedArrays]) -> Fitted:  # noqa: ARG002
@@ -107,10 +101,7 @@ class SecureSums:
             return Fitted(told)
         examples = int(total.arrays["examples"])
         counts = unpack_counts(total.arrays)[0]
-        if problem := _sum_problem(counts) or ("no training examples" if examples < 1 else None):
-            raise FederationError(
-                f"the sums over hospitals contradict themselves: {problem}; a hospital sends wrong numbers"
-            )
+        _require(_sum_problem(counts) or ("no training examples" if examples < 1 else None))
         moved = {
             name: (before + total.arrays[name] / examples).astype(np.float32) for name, before in model.arrays().items()
         }
@@ -151,6 +142,10 @@ class SecureSums:
         values = from_units(total.arrays["units"].astype(np.int64), scale)
         return Noised(values, float(scale * np.sqrt(len(total.hospitals))), told), told
 
+    def built_on(self) -> None:
+        """As `Aggregation`."""
+        self.opened.forget()
+
     def _total(
         self,
         kind: str,
@@ -160,9 +155,9 @@ class SecureSums:
     ) -> tuple[Opened | None, Told]:
         """The sum of the answers to a question, or None where too few hospitals were left for it."""
         asked = self.questions
-        standardisation = pack_standardisation(asked.standardisation) if asked.standardisation is not None else {}
+        known = pack_standardisation(asked.standardisation) if asked.standardisation is not None else {}
         question = Packed(
-            {**standardisation, **(arrays or {})},
+            {**{name: array for name, array in known.items() if name in SUMMED[kind].arrays}, **(arrays or {})},
             {"job": asked.job.canonical_json(), "fingerprint": asked.members.fingerprint, **(fields or {})},
         )
         about = Question.of(kind, question)
@@ -189,15 +184,14 @@ class SecureSums:
             while (phase := combiner.phase) is not None:
                 requests = _requests(combiner, phase, question)
                 told = self._ask(phase, requests, terms, number, layout.length)
-                down, up = down + told.bytes_down, up + told.bytes_up
-                good = {name: _without_identity(packed) for name, packed in told.good.items()}
+                down, up = down + told.asked.bytes_down, up + told.asked.bytes_up
                 missing = {name: f"{phase}: {why}" for name, why in told.dropped.items()}
-                combiner.take(good)
+                combiner.take(told.good)
                 # Whoever is missing from a later phase is in the sum all the same.
                 dropped |= combiner.lost if phase in (Phase.CONFIRM, Phase.UNMASK) else {**combiner.lost, **missing}
         except SecureSumError as error:
             log.warning("%s", error)
-            return None, Told((), {**dropped, **missing} or {"": str(error)}, down, up)
+            return None, Told((), {**dropped, **missing} or {ALL: str(error)}, down, up)
         total = combiner.total
         if total is None:
             return None, Told((), dropped, down, up)
@@ -206,7 +200,7 @@ class SecureSums:
         opened = Opened(total.arrays, total.hospitals, terms.threshold, dropped)
         return opened, Told(total.hospitals, dropped, down, up)
 
-    def _ask(self, phase: Phase, requests: Mapping[str, Packed], terms: Terms, number: int, length: int) -> "_Asked":
+    def _ask(self, phase: Phase, requests: Mapping[str, Packed], terms: Terms, number: int, length: int) -> Answers:
         asked = self.questions
         nodes = {member.name: node for node, member in asked.members.by_node().items()}
         exact: dict[str, str | int] = {
@@ -215,27 +209,15 @@ class SecureSums:
             "session": terms.session,
             **({"purpose": terms.purpose} if phase is Phase.MASKED else {}),
         }
-        participants = next(
-            (len(one.arrays[PARTICIPANTS[phase]]) for one in requests.values() if phase in PARTICIPANTS), 0
-        )
-        sizes = {"L": length, "P": participants}
+        rows = [one.arrays[PARTICIPANTS[phase]] for one in requests.values() if phase in PARTICIPANTS]
+        sizes = {"L": length, "P": len(rows[0]) if rows else 0}
 
         def expected(member: Member) -> Expected:
             named = {"hospital": member.name} if phase is Phase.KEYS else {}
             return Expected(kind=phase.value, job=asked.job, fields={**exact, **named}, sizes=sizes)
 
-        to = {nodes[name]: packed for name, packed in requests.items() if name in nodes}
-        told = asked.put(phase.value, to, list(to), number, terms.threshold, expected)
-        gone = {name: "not connected" for name in requests if name not in nodes}
-        return _Asked(told.good, {**told.dropped, **gone}, told.asked.bytes_down, told.asked.bytes_up)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    good: Mapping[str, Packed]
-    dropped: Mapping[str, str]
-    bytes_down: int
-    bytes_up: int
+        to = {nodes[name]: packed for name, packed in requests.items()}
+        return asked.put(phase.value, to, list(to), number, terms.threshold, expected)
 
 
 def _requests(combiner: Combiner, phase: Phase, question: Packed) -> dict[str, Packed]:
@@ -248,15 +230,13 @@ def _requests(combiner: Combiner, phase: Phase, question: Packed) -> dict[str, P
     }
 
 
-def _without_identity(packed: Packed) -> Packed:
-    return Packed(
-        packed.arrays, {name: one for name, one in packed.fields.items() if name not in ("job-id", "fingerprint")}
-    )
-
-
 def _sum_problem(counts: ClassificationCounts) -> str | None:
     return counts_problem(counts, counts.support)
 
 
-def _listed(reasons: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {reason}" if name else reason for name, reason in reasons.items())
+def _require(problem: str | None) -> None:
+    """Raises FederationError where sums cannot be those of any hospitals: whose fault it is cannot be seen."""
+    if problem is not None:
+        raise FederationError(
+            f"the sums over hospitals contradict themselves: {problem}; a hospital sends wrong numbers"
+        )

@@ -179,3 +179,4 @@ class Training:
         )
         for checkpoint in self._hooks.checkpoint:
             checkpoint(state)
+        self._asking.built_on()

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.artifact import write_atomically
+from common.secure_sum.roster import Roster
 from deploy.kit import NODE_KEY, ROSTER
 from deploy.node_key import make_node_key, public_path, read_public_key
-from deploy.roster import roster_text
 
 
 def make_kits(folder: Path, hospitals: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -17,7 +17,7 @@ def make_kits(folder: Path, hospitals: Sequence[str]) -> dict[str, dict[str, str
         keys[name].parent.mkdir()
         make_node_key(keys[name])
         lines[name] = read_public_key(public_path(keys[name]))
-    write_atomically(folder / ROSTER, roster_text(lines))
+    write_atomically(folder / ROSTER, Roster(lines).text())
     return {
         name: {"node-key": str(key), "roster": str(folder / ROSTER), "state-dir": str(folder / name / "state")}
         for name, key in keys.items()

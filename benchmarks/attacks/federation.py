@@ -12,7 +12,8 @@ from benchmarks.privacy.private_heads import Part
 from client.training import Examples, seed_of, train_head
 from common.drift import local_norm
 from common.head import Head, Standardisation
-from common.methods import LocalTraining, Method
+from common.method_choice import Method
+from common.methods import LocalTraining
 from common.metrics import count, derive
 
 CLASSES = 2

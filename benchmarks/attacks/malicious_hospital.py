@@ -24,7 +24,8 @@ from benchmarks.attacks.table import Table, Value
 from benchmarks.privacy.private_heads import Part, judged
 from client.training import Examples, Trained, seed_of, train_head
 from common.head import Head
-from common.methods import METHODS, Method
+from common.method_choice import Method
+from common.methods import METHODS
 from common.model import Model
 from server.strategies import STRATEGIES, Aggregator, Update, hospitals_needed
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from client.hospital_file import Data, HospitalFile, Policy
+from client.local_dp_sgd import LocalDpSgd, noise_needed, train_head_privately
 from client.preparation import prepare
-from client.private_training import PrivateTraining, noise_needed, train_head_privately
 from common.config_file import load_yaml
 from common.dp.accounting import CENTRE_SHARE, Spending, noise_multiplier
 from common.dp.gradient_descent import Descent, DescentState, clipped_gradient_sum, products_of, result, step
@@ -191,7 +191,7 @@ def locally_private(trains: list[Part], centre_mu: float, multiplier: float, ent
     taken = [k for k, number in enumerate(numbers) if number >= local.least]
     standardisation, _ = centre_of(sum(sums[k] for k in taken), local.spread)
     features = {k: standardisation.apply(trains[k].features) for k in taken}
-    private = PrivateTraining(multiplier, local.clip, local.lr, local.steps, local.sampling_rate, local.momentum)
+    private = LocalDpSgd(multiplier, local.clip, local.lr, local.steps, local.sampling_rate, local.momentum)
     head = Head.zeros(CLASSES, trains[0].features.shape[1])
     for _ in range(local.rounds):
         heads = [

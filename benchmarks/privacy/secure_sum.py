@@ -111,7 +111,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     details = []
     for features in given.features:
-        subject = Subject("0" * 64, "statistics", layout_of(features))
+        subject = Subject("0" * 64, "statistics", layout_of(features), "0" * 64)
         plain = 4 * subject.layout.length
         for count in given.hospitals:
             tolerated = count - default_threshold(count)

@@ -7,7 +7,7 @@ private_features       bounded features and their noised centre: what comes firs
 noisy_sums             (a) the closed-form head from one release of noised sums
 gradient_descent       (b) the iterative head from noised sums of clipped gradients
 
-Two more ways are not here: `client.private_training` (local DP-SGD: all the noise from each hospital, no trust in anyone), and
+Two more ways are not here: `client.local_dp_sgd` (local DP-SGD: all the noise from each hospital, no trust in anyone), and
 `server.central_dp` (a whole hospital is protected, by the coordinator; for hundreds of hospitals).
 
 Neighbours, everywhere here: two federations are neighbours if one has one patient more, with all images that this patient has

@@ -20,7 +20,7 @@ class Subject:
     job_id: str
     purpose: str
     layout: Layout
-    question: str = "0" * 64
+    question: str
 
     def terms(self, roster: Roster, hospitals: int, threshold: int | None = None) -> Terms:
         """Terms of a new session with so many hospitals; threshold: `default_threshold` if None.

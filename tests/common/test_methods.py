@@ -6,7 +6,8 @@ import pytest
 
 from common.config_file import parse
 from common.errors import ConfigError
-from common.methods import LOCAL_TRAINING, METHODS, RIDGE, LocalTraining, Method, method_row
+from common.method_choice import Method
+from common.methods import LOCAL_TRAINING, METHODS, RIDGE, LocalTraining, method_row
 
 
 def problem(content: dict[str, Any]) -> str:

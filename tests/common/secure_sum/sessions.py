@@ -21,7 +21,7 @@ from common.secure_sum.subject import Subject
 from common.secure_sum.terms import Phase, Terms
 
 LAYOUT = Layout((Slot("examples", (), "count"), Slot("confusion", (2, 2), "count"), Slot("gram", (3, 5), "real", 24)))
-SUBJECT = Subject("a" * 64, "statistics", LAYOUT)
+SUBJECT = Subject("a" * 64, "statistics", LAYOUT, "c" * 64)
 Missing = Mapping[Phase, set[str]]
 _numbers = itertools.count()
 

@@ -23,7 +23,7 @@ from tests.common.secure_sum.sessions import Session, names, session
 
 COUNT, RUNS, BOUND = 3, 200, 410.0
 LAYOUT = Layout((Slot("examples", (), "count"), Slot("gram", (127,), "real", 24)))
-SUBJECT = Subject("a" * 64, "statistics", LAYOUT)
+SUBJECT = Subject("a" * 64, "statistics", LAYOUT, "c" * 64)
 ME = 1
 """The place of the hospital that is looked at."""
 

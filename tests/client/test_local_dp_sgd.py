@@ -16,9 +16,9 @@ from common.head import Head
 from common.methods import LocalTraining
 
 pytest.importorskip("opacus")
-private_training = pytest.importorskip("client.private_training")
-PrivateTraining, noise_needed = private_training.PrivateTraining, private_training.noise_needed
-train_head_privately = private_training.train_head_privately
+local_dp_sgd = pytest.importorskip("client.local_dp_sgd")
+LocalDpSgd, noise_needed = local_dp_sgd.LocalDpSgd, local_dp_sgd.noise_needed
+train_head_privately = local_dp_sgd.train_head_privately
 
 RNG = np.random.default_rng(4)
 N, D, C = 40, 6, 3
@@ -43,7 +43,7 @@ def moved(private, features=FEATURES, labels=LABELS, ids=IDS, start=START, numbe
 def test_without_noise_and_clip_it_is_plain_training():
     local = LocalTraining(10, 0.2, N, "sgd", 0.9, 0.0, "none", 0.0)
     plain = train_head(START, Examples(FEATURES, LABELS), local, seed=3).head
-    private = PrivateTraining(0.0, math.inf, lr=0.2, steps=10, momentum=0.9)
+    private = LocalDpSgd(0.0, math.inf, lr=0.2, steps=10, momentum=0.9)
     found = train_head_privately(START, FEATURES, LABELS, Patients.of([str(one) for one in range(N)]), private, N)
     assert found.weight.dtype == np.float32
     assert found.distance(plain) < 1e-5
@@ -53,17 +53,17 @@ def test_without_noise_and_clip_it_is_plain_training():
 @pytest.mark.parametrize("clip", [0.3, 2.0, math.inf])
 def test_a_step_is_the_project_s_own_clipped_sum(clip):
     own = clipped_gradient_sum(START, FEATURES, LABELS, products_of(FEATURES, Patients.of(IDS)), clip)
-    assert moved(PrivateTraining(0.0, clip, lr=1.0)) == pytest.approx(-own, abs=1e-5)
+    assert moved(LocalDpSgd(0.0, clip, lr=1.0)) == pytest.approx(-own, abs=1e-5)
 
 
 def test_in_parts_it_is_the_same(monkeypatch):
-    whole = moved(PrivateTraining(0.0, 0.5, lr=1.0))
-    monkeypatch.setattr(private_training, "_AT_ONCE", 3)
-    assert moved(PrivateTraining(0.0, 0.5, lr=1.0)) == pytest.approx(whole, abs=1e-6)
+    whole = moved(LocalDpSgd(0.0, 0.5, lr=1.0))
+    monkeypatch.setattr(local_dp_sgd, "_AT_ONCE", 3)
+    assert moved(LocalDpSgd(0.0, 0.5, lr=1.0)) == pytest.approx(whole, abs=1e-6)
 
 
 def test_a_patient_moves_a_step_by_at_most_the_clip():
-    private = PrivateTraining(0.0, 0.4, lr=1.0)
+    private = LocalDpSgd(0.0, 0.4, lr=1.0)
     whole, found = moved(private), []
     for name in set(IDS):
         kept = np.array([one != name for one in IDS])
@@ -73,7 +73,7 @@ def test_a_patient_moves_a_step_by_at_most_the_clip():
 
 
 def test_images_of_one_patient_are_bounded_as_one():
-    private = PrivateTraining(0.0, 0.4, lr=1.0)
+    private = LocalDpSgd(0.0, 0.4, lr=1.0)
     once = moved(private, FEATURES[:1], LABELS[:1], ["a"])
     assert np.linalg.norm(once) == pytest.approx(0.4, rel=1e-4)
     repeated = moved(private, np.repeat(FEATURES[:1], 30, axis=0), np.repeat(LABELS[:1], 30), ["a"] * 30)
@@ -83,9 +83,9 @@ def test_images_of_one_patient_are_bounded_as_one():
 
 
 def test_the_sum_is_divided_by_the_number_given_and_the_rate():
-    plain = moved(PrivateTraining(0.0, 0.4, lr=1.0))
+    plain = moved(LocalDpSgd(0.0, 0.4, lr=1.0))
     # An entropy of zeros draws everyone, whatever the rate.
-    private = PrivateTraining(0.0, 0.4, lr=1.0, sampling_rate=0.25)
+    private = LocalDpSgd(0.0, 0.4, lr=1.0, sampling_rate=0.25)
     head = train_head_privately(START, FEATURES, LABELS, Patients.of(IDS), private, 50.0, bytes)
     assert head.weight - START.weight == pytest.approx(plain[:, :-1] / (0.25 * 50), abs=1e-6)
 
@@ -93,8 +93,8 @@ def test_the_sum_is_divided_by_the_number_given_and_the_rate():
 @pytest.mark.parametrize(("rate", "seed"), [(1.0, 11), (1e-12, 12)])
 def test_the_noise_has_the_variance_it_should_also_when_nobody_is_drawn(rate, seed):
     features = np.zeros((2, 2000), np.float32)
-    quiet = PrivateTraining(0.0, 0.5, lr=1.0, sampling_rate=rate)
-    loud = PrivateTraining(3.0, 0.5, lr=1.0, sampling_rate=rate)
+    quiet = LocalDpSgd(0.0, 0.5, lr=1.0, sampling_rate=rate)
+    loud = LocalDpSgd(3.0, 0.5, lr=1.0, sampling_rate=rate)
     ids, start = ["a", "b"], Head.zeros(2, 2000)
     rest = (features, np.array([0, 0]), ids, start, 1.0)
     # number 1: what is added is the noise over the rate.
@@ -106,7 +106,7 @@ def test_the_noise_has_the_variance_it_should_also_when_nobody_is_drawn(rate, se
 
 
 def test_noise_comes_from_the_entropy_alone():
-    private = PrivateTraining(1.0, 0.5, lr=1.0, steps=3, sampling_rate=0.5)
+    private = LocalDpSgd(1.0, 0.5, lr=1.0, steps=3, sampling_rate=0.5)
     assert (moved(private) == moved(private)).all()
     assert not (moved(private) == moved(private, seed=2)).all()
     found = []
@@ -120,7 +120,7 @@ def test_noise_comes_from_the_entropy_alone():
 def test_opacus_s_accountants_agree_to_one_percent(multiplier, rate, steps, rounds):
     accounting = pytest.importorskip("dp_accounting")
     accountants = pytest.importorskip("opacus.accountants")
-    private = PrivateTraining(multiplier, 1.0, 0.1, steps, rate)
+    private = LocalDpSgd(multiplier, 1.0, 0.1, steps, rate)
     spent = private.spent(rounds, 1e-5)
     numerical, renyi = accountants.PRVAccountant(), accountants.RDPAccountant()
     numerical.history = renyi.history = [(multiplier, rate, steps * rounds)]
@@ -135,43 +135,43 @@ def test_opacus_s_accountants_agree_to_one_percent(multiplier, rate, steps, roun
 def test_a_step_counts_once_in_opacus_s_accountant_too(monkeypatch):
     accountants = pytest.importorskip("opacus.accountants")
     account = accountants.RDPAccountant()
-    made = private_training._SecurelyNoised.__init__
+    made = local_dp_sgd._SecurelyNoised.__init__
 
     def hooked(self, *given, **named):
         made(self, *given, **named)
         self.attach_step_hook(account.get_optimizer_hook_fn(0.5))
 
-    monkeypatch.setattr(private_training._SecurelyNoised, "__init__", hooked)
-    monkeypatch.setattr(private_training, "_AT_ONCE", 3)
-    moved(PrivateTraining(1.5, 0.5, lr=1.0, steps=4, sampling_rate=0.5))
+    monkeypatch.setattr(local_dp_sgd._SecurelyNoised, "__init__", hooked)
+    monkeypatch.setattr(local_dp_sgd, "_AT_ONCE", 3)
+    moved(LocalDpSgd(1.5, 0.5, lr=1.0, steps=4, sampling_rate=0.5))
     assert account.history == [(1.5, 0.5, 4)]
 
 
 @pytest.mark.parametrize(("rate", "off"), [(1.0, 1e-6), (0.3, 0.01)])
 def test_the_noise_needed_spends_epsilon(rate, off):
     pytest.importorskip("dp_accounting")
-    private = PrivateTraining(noise_needed(3.0, 1e-5, 40, rate, 0.2), 1.0, 0.1, 4, rate)
+    private = LocalDpSgd(noise_needed(3.0, 1e-5, 40, rate, 0.2), 1.0, 0.1, 4, rate)
     assert private.spent(10, 1e-5, 0.2) == pytest.approx(3.0, rel=off)
     assert private.spent(10, 1e-5, 0.2) <= 3.0 * (1 + 1e-6)
-    assert PrivateTraining(**EXACT).spent(1, 1e-5) == math.inf
+    assert LocalDpSgd(**EXACT).spent(1, 1e-5) == math.inf
 
 
 def test_what_protects_nobody_is_refused():
     for bad in ({"noise_multiplier": -1.0}, {"clip": 0.0}, {"sampling_rate": 0.0}, {"sampling_rate": 1.5}):
         with pytest.raises(ConfigError, match="private training"):
-            PrivateTraining(**{**EXACT, **bad})
+            LocalDpSgd(**{**EXACT, **bad})
     with pytest.raises(ConfigError, match="clip"):
-        PrivateTraining(1.0, math.inf, 0.1)
+        LocalDpSgd(1.0, math.inf, 0.1)
     with pytest.raises(ConfigError, match="noised one"):
-        moved(PrivateTraining(**EXACT), number=0.0)
+        moved(LocalDpSgd(**EXACT), number=0.0)
     with pytest.raises(ConfigError, match="other releases"):
         noise_needed(1.0, 1e-5, 10, 1.0, other_mu=5.0)
     with pytest.raises(DataError, match="nothing left"):
-        moved(PrivateTraining(1.0, 0.5, 1.0), features=FEATURES * np.float32(np.nan))
+        moved(LocalDpSgd(1.0, 0.5, 1.0), features=FEATURES * np.float32(np.nan))
 
 
 def test_without_opacus_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.grad_sample", None)
-    spec = spec_from_file_location("without_opacus", private_training.__file__)
+    spec = spec_from_file_location("without_opacus", local_dp_sgd.__file__)
     with pytest.raises(ConfigError, match=r"consilium\[dp\]"):
         spec.loader.exec_module(module_from_spec(spec))

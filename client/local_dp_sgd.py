@@ -47,7 +47,7 @@ _AT_ONCE = 128
 
 
 @dataclass(frozen=True)
-class PrivateTraining:
+class LocalDpSgd:
     """What a hospital does in one round.
 
     noise_multiplier: deviation of the noise on a step's sum, over the clip; 0 is no privacy. clip: L2 norm of what a patient
@@ -107,7 +107,7 @@ def train_head_privately(
     features: Float32,
     labels: Int64,
     patients: Patients,
-    private: PrivateTraining,
+    private: LocalDpSgd,
     number: float,
     entropy: Entropy = os.urandom,
 ) -> Head:
