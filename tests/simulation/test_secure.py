@@ -1,18 +1,24 @@
 """Jobs with secure aggregation: the same head as without, whoever drops out when, and nothing of a single hospital on the way."""
 
+import io
 import shutil
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import simulation.run
 from client.app import app as client_app
+from client.diagnosis import Diagnostician
 from client.phantom import make_phantoms
+from client.records import assign, read_rows
 from common.errors import FederationError
 from common.flower_records import MESSAGE_TYPES, from_records
 from common.job import parse_job
 from common.packed import REFUSAL
 from common.wire import problem_with, reply_schema
+from server.recorder import Recorder
+from server.summary_table import print_summary
 from simulation.run import simulate
 
 KINDS = {kind: name for name, kind in MESSAGE_TYPES.items()}
@@ -73,6 +79,19 @@ def silent(monkeypatch):
         return replies
 
     return make
+
+
+def dies_at(number, monkeypatch):
+    """The coordinator dies before it saves the checkpoint of a round; gives what saves it."""
+    real = Recorder.save
+
+    def dying(self, state):
+        if state.last.number == number:
+            raise KeyboardInterrupt
+        real(self, state)
+
+    monkeypatch.setattr(Recorder, "save", dying)
+    return real
 
 
 def far(one, other):
@@ -170,20 +189,11 @@ def test_a_coordinator_that_dies_between_a_sum_and_its_checkpoint_goes_on_to_the
         simulation.run, "make_kits", lambda folder, _: (shutil.copy(kept / "roster.txt", folder), found)[1]
     )
     one = job({"name": "fedavg", "rounds": 3}, privacy=SECURE)
-    import server.recorder
-
-    real = server.recorder.Recorder.save
-
-    def dying(self, state):
-        if state.last.number == 2:
-            raise KeyboardInterrupt
-        real(self, state)
-
-    monkeypatch.setattr(server.recorder.Recorder, "save", dying)
+    real = dies_at(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(one, 3, "broken")
     assert list((tmp_path / "broken").rglob("opened/fit-of-2-*"))
-    monkeypatch.setattr(server.recorder.Recorder, "save", real)
+    monkeypatch.setattr(Recorder, "save", real)
     resumed = run(one, 3, "broken", resume=True)
     monkeypatch.undo()
     whole = run(one, 3, "whole")
@@ -215,3 +225,53 @@ def test_a_private_closed_form_runs(run):
     result = run(job({"name": "analytic", "projection": 64}, privacy=privacy), 3, "private")
     assert result.summary["metrics"]["pooled"]["n"] > 0
     assert np.isfinite(result.model.head.weight).all()
+
+
+def test_a_private_run_that_dies_goes_on_and_asks_no_sum_again(run, silent, monkeypatch, tmp_path):
+    kept = tmp_path / "kits"
+    kept.mkdir()
+    found = simulation.kits.make_kits(kept, ["hospital-a", "hospital-b", "hospital-c"])
+    monkeypatch.setattr(
+        simulation.run, "make_kits", lambda folder, _: (shutil.copy(kept / "roster.txt", folder), found)[1]
+    )
+    one = job({"name": "dp-gd", "rounds": 4}, privacy={**SECURE, "differential_privacy": {"epsilon": 1000.0}})
+    replies = silent()
+    real = dies_at(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(one, 3, "private")
+    monkeypatch.setattr(Recorder, "save", real)
+    resumed = run(one, 3, "private", resume=True)
+    assert resumed.summary["rounds"] == resumed.summary["best_round"] == 4
+    assert resumed.summary["resumed_after_round"] == 2
+    asked = [
+        str(reply.fields["purpose"]) for name, kind, _, reply in replies if kind == "masked" and name == "hospital-a"
+    ]
+    assert asked[:5] == ["centre", *(f"gradient:{number}" for number in range(1, 5))]
+    assert len(set(asked)) == len(asked)
+
+
+def test_a_private_model_diagnoses_images_as_it_counted_them(run, phantoms, tmp_path):
+    privacy = {**SECURE, "differential_privacy": {"epsilon": 1000.0}}
+    one = job({"name": "dp-gd", "rounds": 5}, privacy=privacy)
+    result = run(one, 3, "private")
+    records = [record for name in list(phantoms)[:3] for record in assign(read_rows(phantoms[name]), one).of("test")]
+    found = Diagnostician(tmp_path / "private" / "model.safetensors", device="cpu").diagnose(
+        [record.path for record in records], 0.0
+    )
+    right = sum(each.label == one.classes[record.label] for each, record in zip(found, records, strict=True))
+    assert len(records) == result.summary["metrics"]["pooled"]["n"]
+    assert right / len(records) == pytest.approx(result.summary["metrics"]["pooled"]["accuracy"])
+
+
+def test_the_report_of_a_secure_run_has_no_row_of_a_hospital(run, tmp_path):
+    secure = run(job(privacy=SECURE), 3, "secure")
+    page = (tmp_path / "secure" / "report.html").read_text()
+    assert "secure aggregation: the coordinator saw sums over hospitals only" in page
+    assert "<h2>Test patients</h2>" in page
+    assert "Not known: nothing was told by hospital." in page
+    assert 'class="hospital"' not in page and 'class="worst"' not in page  # noqa: PT018
+    assert list(secure.summary["hospitals"]) == ["all hospitals"]
+    console = Console(file=io.StringIO(), width=100)
+    print_summary(secure.summary, console)
+    told = console.file.getvalue()
+    assert "worst" not in told and "3 hospitals took part" in told  # noqa: PT018
