@@ -78,6 +78,7 @@ def noised_fit(part: Participation, request: Packed) -> Head:
         train = part.standardised(standardisation)
         private = _training_of(part.prepared.job)
         head = train_head_privately(start, train.features, train.labels, part.patients, private, noised_number(part))
+        head = _within(head, start, part.prepared.job.guard.max_update_norm)
         return {"weight": head.weight, "bias": head.bias}
 
     asked = Packed({name: request.arrays[name] for name in ("weight", "bias", "mean", "scale")}, {"round": number})
@@ -112,6 +113,21 @@ def head_in(request: Packed) -> Head:
 def _untame(wanted: str) -> Refusal:
     # Whether a number overflows would depend on single patients, and a refusal has no noise.
     return Refusal(RefusalCode.BAD_REQUEST, f"in a private job the coordinator sends {wanted}, got other numbers")
+
+
+def _within(head: Head, start: Head, bound: float) -> Head:
+    """A head that moved no further than the job lets a hospital move it: few patients, and it has moved by noise alone.
+
+    It is noised already, so that its length, and what is made of it, tells nothing.
+    """
+    moved = head.distance(start)
+    if moved <= bound:
+        return head
+    share = bound / moved * (1 - 1e-5)
+    return Head(
+        np.asarray(start.weight + share * (head.weight - start.weight), np.float32),
+        np.asarray(start.bias + share * (head.bias - start.bias), np.float32),
+    )
 
 
 def _centre_scale(job: Job) -> float:

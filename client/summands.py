@@ -120,7 +120,7 @@ def _own_centre(part: Participation, request: Packed) -> Arrays:  # noqa: ARG001
 def _own_fit(part: Participation, request: Packed) -> Arrays:
     before = unpack_model(request.arrays).head
     after, patients = noised_fit(part, request), noised_number(part)
-    # A reader of the sum divides by the sum of the numbers. Bounded after the noise, so it tells nothing of patients.
+    # A reader of the sum divides by the sum of the numbers.
     changes = {
         "weight": after.weight.astype(np.float64) - before.weight,
         "bias": after.bias.astype(np.float64) - before.bias,

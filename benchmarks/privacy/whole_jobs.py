@@ -3,7 +3,8 @@
     python benchmarks/privacy/whole_jobs.py SHARED [--epsilons 3 8] [--only local]
 
 SHARED holds data/chest_xray and weights/. configs/chest_xray.yaml's four hospitals, seed 3; the curve is the mean of seeds 3 to
-7, and its standard deviation over them about 0.01. The noise is that of a run, so that a table does not come again to the last digit.
+7, and its standard deviation over them about 0.01. The noise is that of a run, so that a table does not come again
+to the last digit.
 """
 
 import argparse

@@ -12,6 +12,7 @@ from client.ledger import Ledger
 from client.ledger_reading import read_ledger
 from client.policy import OF_SIMULATIONS
 from common.dp.private_features import patients_of
+from common.model import Model
 from common.packed import REFUSAL, Packed
 from common.wire import dimensions, problem_with, reply_schema
 
@@ -127,6 +128,15 @@ def test_the_same_question_gets_the_same_noise_and_another_one_none(private, ope
     assert REFUSAL not in hospital.answer("fit", Packed(arrays, {**other.fields, "round": 3})).fields
     assert hospital.answer("fit", Packed(arrays, {**other.fields, "round": 4})).fields == {REFUSAL: "bad-request"}
     assert sum(epsilon for _, epsilon in spent(tmp_path)) == 3.0
+
+
+def test_a_hospital_of_noise_alone_is_bounded_after_the_noise(private, opened, requests_of):
+    """Else it would be dropped in every round, and whether it is would depend on its patients."""
+    one = private(guard={"max_update_norm": 0.5})
+    hospital = opened()
+    asked = requests_of(one, hospital)
+    found = Model.from_arrays(dict(hospital.answer("fit", asked.fit()).arrays))
+    assert 0.49 < found.distance(Model(asked.head())) <= 0.5
 
 
 def test_a_damaged_answer_is_not_made_anew(private, opened, requests_of, tmp_path):

@@ -368,7 +368,7 @@ def long(*values, name):
 @pytest.mark.parametrize(
     ("name", "socket", "inputs"),
     [
-        pytest.param("fedavg", False, 300, id="fedavg"),
+        pytest.param("fedavg", False, 250, id="fedavg"),
         pytest.param("own-noise", True, 200, id="own-noise-socket"),
         long("fedavg", False, 8000, name="fedavg-long"),
         long("dp-gd", False, 5000, name="dp-gd-long"),
