@@ -93,3 +93,12 @@ def test_every_sum_is_in_what_leaves(job, method):
     text = words(one)["what leaves"]
     assert text.count(";") + 1 == sum(of_job(one) for of_job in SUMMED_BY.values())
     assert ("with noise" in text) == (method == "dp-gd")
+
+
+def test_every_noised_head_under_secure_aggregation_is_in_what_leaves(job):
+    own = {"epsilon": 3.0, "noise": "own"}
+    one = job(method="fedavg", evaluation={}, privacy={"secure_aggregation": True, "differential_privacy": own})
+    text = words(one)["what leaves"]
+    assert text.count(";") + 1 == sum(of_job(one) for of_job in SUMMED_BY.values()) == 3
+    assert "with noise: the change of the last layer's weights in each of 20 rounds" in text
+    assert "nobody else has to be trusted" in words(one)["protection"]
