@@ -12,6 +12,7 @@ import numpy as np
 from client.local_state import LocalState
 from client.own_models import count_head, own_head, personal_head
 from client.preparation import Prepared
+from client.releases import Releases
 from client.statistics import projected, sums_of
 from client.training import Examples, seed_of, train_head
 from common.dp.gradient_descent import products_of
@@ -37,8 +38,10 @@ class Fitted:
 class Participation:
     """The state of one job at one hospital from round to round."""
 
-    def __init__(self, prepared: Prepared, state: LocalState, hospital: str) -> None:
+    def __init__(self, prepared: Prepared, state: LocalState, hospital: str, releases: Releases | None = None) -> None:
+        """releases: what was told with noise; only a job whose hospitals add noise of their own needs it."""
         self.prepared = prepared
+        self.releases = releases or Releases(state.folder, prepared.job.job_id)
         self._job, self._state, self._hospital = prepared.job, state, hospital
         self._standardised: tuple[bytes, Mapping[str, Examples]] | None = None
         self._own: tuple[bytes, Head] | None = None

@@ -132,6 +132,12 @@ def _against_budget(policy: Policy, job: Job) -> list[str]:
         limited = [name for name in ("max_epsilon", "max_epsilon_total") if getattr(policy, name) is not None]
         return [f"it has no differential privacy, and policy.{limited[0]} limits epsilon"] if limited else []
     against = []
+    limited = [name for name in ("max_epsilon", "max_epsilon_total") if getattr(policy, name) is not None]
+    if job.hospitals_protected and limited:
+        return [
+            "the coordinator sees this hospital's updates and adds the noise afterwards, and "
+            f"policy.{limited[0]} is for noise that is added here"
+        ]
     if limit is not None and budget.epsilon > limit:
         against.append(f"it spends epsilon {budget.epsilon:g}; policy.max_epsilon is {limit:g}")
     if budget.delta > policy.max_delta:
@@ -149,7 +155,7 @@ def require_budget(policy: Policy, job: Job, spent: Callable[[str | None], float
         Refusal: `budget-spent`.
     """
     budget, limit = job.privacy.differential_privacy, policy.max_epsilon_total
-    if budget is None:
+    if budget is None or job.hospitals_protected:  # the noise of hospitals as units is not added here
         return 0.0
     owed = max(0.0, budget.epsilon - (spent(job.job_id) if spent else 0.0))
     if limit is None:

@@ -213,6 +213,17 @@ class Job(Section):
         return self.privacy.differential_privacy is not None
 
     @property
+    def hospitals_protected(self) -> bool:
+        """Whether the noise is the coordinator's, and protects that a whole hospital took part."""
+        budget = self.privacy.differential_privacy
+        return budget is not None and budget.unit == "hospital"
+
+    @property
+    def noised_locally(self) -> bool:
+        """Whether each hospital trains with all the noise that its patients need (DP-SGD)."""
+        return self.private and not self.hospitals_protected and self.method.iterative
+
+    @property
     def num_classes(self) -> int:
         """C."""
         return len(self.classes)

@@ -9,6 +9,7 @@
 | centre            | sums of patients' features and the number of patients, noised (`common.dp`)              |
 | noised-statistics | the bounded sums of the closed form, noised                                              |
 | gradient          | the sum of patients' clipped gradients, noised                                           |
+| noised-fit        | the change of the head by training with noise x its noised number of patients; that number |
 
 Letters as in `common/wire.py`.
 """
@@ -41,7 +42,7 @@ HIGH_BITS, LOW_BITS = 20, 60
 LOW = "-low"
 """After the name of an array that is what another one rounds away."""
 
-_ROUND = ("fit", "gradient")
+_ROUND = ("fit", "gradient", "noised-fit")
 _EVALUATE = re.compile(rf"evaluate:({'|'.join(EVALUATED_PARTS)}):(\d{{1,5}}):(\d{{1,3}}):([0-9a-f]{{16}})")
 _OF_ROUND = re.compile(rf"({'|'.join(_ROUND)}):(\d{{1,5}})")
 
@@ -124,6 +125,8 @@ def layout_of(question: Question, job: Job, tuned: Shapes) -> Layout:
             trained = {"weight": (classes, features), "bias": (classes,), **_tuned(tuned)}
             slots = [_real(name, *shape) for name, shape in trained.items()]
             slots += [_real("loss"), *_counts({"examples": (), "loss-examples": ()}), *_of_heads(1, classes)]
+        case "noised-fit":
+            slots = [_real("weight", classes, features), _real("bias", classes), *_counts({"patients": ()})]
         case "evaluate":
             slots = _of_heads(question.heads, classes)
         case "centre":

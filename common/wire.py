@@ -75,6 +75,7 @@ SUMMED: Mapping[str, Schema] = {
     "centre": Schema({}, _ABOUT),
     "noised-statistics": REQUESTS["statistics"],
     "gradient": REQUESTS["fit"],
+    "noised-fit": REQUESTS["fit"],
 }
 """Questions whose answers leave a hospital masked, as parts of a sum (`common/summed.py`): the question is in `masked`."""
 
@@ -117,6 +118,12 @@ Under secure aggregation nothing else leaves than the phases, what `describe` sa
 _SPACE = Schema({}, {**_IDENTITY, "backbone-digest": str, "tuned-digest": str}, {"hospital": str})
 """The reply to `describe` under secure aggregation: no number of this hospital."""
 
+_NOISED_LOCALLY: Mapping[str, Schema] = {
+    "describe": Schema({"centre": ArraySpec("float64", ("S",))}, _SPACE.fields, _SPACE.optional),
+    "fit": Schema({**_HEAD}, {**_IDENTITY, "round": int}),
+}
+"""The replies of a hospital that trains with noise of its own: sums with noise, heads with noise, and no exact number."""
+
 ASKED_BY: Mapping[str, Callable[[Job], bool]] = {
     "describe": lambda _: True,
     "initial": lambda job: job.tune.deep,
@@ -132,11 +139,12 @@ ASKED_BY: Mapping[str, Callable[[Job], bool]] = {
 SUMMED_BY: Mapping[str, Callable[[Job], bool]] = {
     "holdings": lambda job: not job.private,
     "statistics": lambda job: job.method.analytic and not job.private,
-    "fit": lambda job: job.method.iterative,
+    "fit": lambda job: job.method.iterative and not job.private,
     "evaluate": lambda _: True,
     "centre": lambda job: job.private,
     "noised-statistics": lambda job: job.method.analytic and job.private,
     "gradient": lambda job: job.method.noised_gradients,
+    "noised-fit": lambda job: job.noised_locally,
 }
 """Which jobs with secure aggregation a question of `SUMMED` belongs to."""
 
@@ -156,7 +164,11 @@ def request_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
 
 def reply_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
     """Exactly what a reply of a kind holds for this job."""
-    schema = _SPACE if kind == "describe" and job.privacy.secure_aggregation else REPLIES[kind]
+    schema = REPLIES[kind]
+    if kind == "describe" and job.privacy.secure_aggregation:
+        schema = _SPACE
+    elif job.noised_locally:
+        schema = _NOISED_LOCALLY.get(kind, schema)
     arrays = {**schema.arrays, **(_tuned(tuned) if kind in _CARRY_TUNED["replies"] else {})}
     fields = dict(schema.fields)
     if kind == "fit" and job.method.counts_steps:

@@ -70,8 +70,17 @@ class Aggregation(Protocol):
     def sums(self) -> tuple[Sums | None, Told]:
         """The sums for the closed-form head, None if nobody sent usable ones."""
 
-    def fit(self, model: Model, number: int, corrections: Mapping[str, NamedArrays]) -> Fitted:
-        """One round of local training from a model; corrections: by hospital, added to its gradients (scaffold)."""
+    def fit(
+        self,
+        model: Model,
+        number: int,
+        corrections: Mapping[str, NamedArrays],
+        nodes: Mapping[int, str] | None = None,
+    ) -> Fitted:
+        """One round of local training from a model; corrections: by hospital, added to its gradients (scaffold).
+
+        nodes: who is asked, where it is not everyone; only where single answers are seen.
+        """
 
     def count_heads(self, heads: Sequence[Head], part: str, number: int, tuned: Mapping[str, Float32]) -> Counted:
         """Counts of heads on one part of the data; number: the round that made them, tuned: the arrays below them."""
@@ -100,19 +109,28 @@ class SingleAnswers:
         asked = answers.asked
         return total, Told(list(answers.good), answers.dropped, asked.bytes_down, asked.bytes_up)
 
-    def fit(self, model: Model, number: int, corrections: Mapping[str, NamedArrays]) -> Fitted:
+    def fit(
+        self,
+        model: Model,
+        number: int,
+        corrections: Mapping[str, NamedArrays],
+        nodes: Mapping[int, str] | None = None,
+    ) -> Fitted:
         """As `Aggregation`; an update for each hospital."""
         own = {
             hospital: {f"{CORRECTION}{name}": array for name, array in arrays.items()}
             for hospital, arrays in corrections.items()
         }
-        answers = self.questions.ask("fit", model.arrays(), {"round": number}, number, start=model, own=own)
+        answers = self.questions.ask(
+            "fit", model.arrays(), {"round": number}, number, start=model, own=own, nodes=nodes
+        )
         replies, asked = list(answers.good.values()), answers.asked
-        updates = [_update(name, reply) for name, reply in answers.good.items()]
+        noised = {member.name: member.patients for member in self.questions.members.members}
+        updates = [_update(name, reply, noised[name]) for name, reply in answers.good.items()]
         return Fitted(
             told=Told(sorted(answers.good), answers.dropped, asked.bytes_down, asked.bytes_up),
             updates=updates,
-            counts=pooled([unpack_counts(reply.arrays)[0] for reply in replies]),
+            counts=pooled([unpack_counts(reply.arrays)[0] for reply in replies if "losses" in reply.arrays]),
             train_loss=_train_loss(replies),
             norms={update.hospital: update.model.distance(model) for update in updates},
         )
@@ -128,10 +146,10 @@ class SingleAnswers:
         """As `Aggregation`; nothing is kept, since all can be asked again."""
 
 
-def _update(hospital: str, reply: Packed) -> Update:
-    """The update in a reply that has passed the guard."""
-    steps = int(reply.fields.get("steps", 1))
-    return Update(hospital, unpack_model(reply.arrays), int(reply.fields["examples"]), steps)
+def _update(hospital: str, reply: Packed, patients: int) -> Update:
+    """The update in a reply that has passed the guard; it weighs by its examples, or by its noised number of patients."""
+    steps, examples = int(reply.fields.get("steps", 1)), int(reply.fields.get("examples", patients))
+    return Update(hospital, unpack_model(reply.arrays), examples, steps)
 
 
 def _train_loss(replies: Sequence[Packed]) -> float | None:

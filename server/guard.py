@@ -104,8 +104,8 @@ def _describe_problem(packed: Packed, expected: Expected) -> str | None:
     claimed = packed.fields.get("hospital")
     if claimed is not None and not _NAME.fullmatch(str(claimed)):
         return "field 'hospital': expected a name of 1 to 63 lower-case letters, digits, - or _"
-    if expected.job.privacy.secure_aggregation:
-        return None
+    if expected.job.privacy.secure_aggregation or expected.job.noised_locally:
+        return None  # what is noised contradicts nothing
     return description_problem(Description.unpack(packed), expected.job)
 
 
@@ -168,7 +168,8 @@ def _same_features(sums: Sums, told: Description, standardisation: Standardisati
 
 
 def _fit_problem(packed: Packed, expected: Expected) -> str | None:
-    problem = _examples_problem(packed, expected)
+    # With noise of its own a hospital tells no exact number, and counts for the noised one that it described.
+    problem = None if expected.job.noised_locally else _examples_problem(packed, expected)
     if problem:
         return problem
     if "steps" in packed.fields:
@@ -181,7 +182,7 @@ def _fit_problem(packed: Packed, expected: Expected) -> str | None:
         norm = Model.from_arrays(arrays).distance(expected.start)
         if not norm <= bound:
             return f"the change has norm {norm:.3g}; guard.max_update_norm is {bound:g}"
-    return _evaluate_problem(packed, expected)
+    return None if expected.job.noised_locally else _evaluate_problem(packed, expected)
 
 
 def _steps(packed: Packed, expected: Expected) -> tuple[int, int]:
@@ -206,11 +207,11 @@ def _examples_problem(packed: Packed, expected: Expected) -> str | None:
 
 
 def _evaluate_problem(packed: Packed, expected: Expected) -> str | None:
-    if expected.described is None:
+    if expected.described is None and not expected.job.noised_locally:
         return None
-    support = expected.described.images[PARTS.index(expected.part)]
     for counts in unpack_counts(packed.arrays):
-        problem = counts_problem(counts, support)
+        told = expected.described
+        problem = counts_problem(counts, told.images[PARTS.index(expected.part)] if told else counts.support)
         if problem:
             return f"counts: {problem}"
     return None

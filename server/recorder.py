@@ -152,7 +152,7 @@ class Recorder:
             fingerprint=outcome.members.fingerprint,
             backbone_digest=outcome.members.backbone_digest,
             rounds=outcome.best_round,
-            hospitals=len(outcome.members.members),
+            hospitals=_hospitals_told(self._job, outcome),
             metrics=summary["metrics"]["pooled"],
             versions=versions(),
         )
@@ -164,3 +164,9 @@ class Recorder:
         with self.writing(SUMMARY):
             write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=1))
         return summary
+
+
+def _hospitals_told(job: Job, outcome: Outcome) -> int:
+    """How many took part; where that is protected, how many are registered: the model file goes to others."""
+    budget = job.privacy.differential_privacy
+    return (budget and budget.hospitals) or len(outcome.members.members)

@@ -21,6 +21,7 @@ from server.failures import Failure, Failures
 from server.hooks import Hooks as Hooks
 from server.members import Members
 from server.meter import Meter
+from server.noised_rounds import NoisedRounds, local_centre, uncentred
 from server.opened_sums import OpenedSums
 from server.private_training import PrivateTraining, centre
 from server.questions import Questions
@@ -37,8 +38,8 @@ class Outcome:
     described: what hospitals have; pooled and test: counts of the test patients, of all and by hospital. Under secure aggregation
     only sums are known: described has one entry, for all hospitals, and test none; in a private job described has none either.
     failures: hospitals that were missing somewhere, with the reason. choice: how the closed-form head came about; None without
-    one. patients: in training, by the noised count of a private job. after: what was asked when the model was there. Bytes,
-    seconds and failures are of all processes of a resumed run.
+    one. patients: in training, by the noised counts of a job that protects patients. after: what was asked when the model was
+    there. Bytes, seconds and failures are of all processes of a resumed run.
     """
 
     members: Members
@@ -120,7 +121,7 @@ def run_job(
         bytes_up=meter.bytes_up,
         seconds=meter.seconds,
         choice=training.choice,
-        patients=round(patients) if job.private else None,
+        patients=round(patients) if job.private and not job.hospitals_protected else None,
         after=after,
     )
 
@@ -135,8 +136,14 @@ def _aggregation(questions: Questions, secrecy: Secrecy | None) -> Aggregation:
 
 def _beginning(asking: Aggregation, resume: Checkpoint | None) -> tuple[Standardisation, float]:
     """How features are standardised and, in a private job, about how many patients there are."""
-    if asking.questions.job.private and isinstance(asking, SecureSums):
+    job = asking.questions.job
+    if job.hospitals_protected:
+        return uncentred(job), 0.0
+    if job.private and isinstance(asking, SecureSums):
         return centre(asking)
+    if job.noised_locally:
+        found, patients = local_centre(asking.questions.members)
+        return resume.standardisation if resume else found, patients
     return resume.standardisation if resume else standardisation_of(list(asking.holdings().values())), 0.0
 
 
@@ -146,7 +153,9 @@ def _training(
     hooks: Hooks,
     pretrained: Mapping[str, Float32],
     resume: Checkpoint | None,
-) -> Training | PrivateTraining:
+) -> Training | PrivateTraining | NoisedRounds:
+    if asking.questions.job.noised_locally or asking.questions.job.hospitals_protected:
+        return NoisedRounds(asking, hooks, resume)
     if isinstance(asking, SecureSums) and asking.questions.job.private:
         return PrivateTraining(asking, patients, hooks, resume)
     return Training(asking, hooks, pretrained, resume)

@@ -11,10 +11,12 @@ from common.backbones import backbone_row
 from common.candidates import improves
 from common.job import Job
 from common.metrics import ClassificationCounts, derive, intervals, worst
+from common.private_release import budget_of, releases, spent_after, step_multiplier
 from common.wire import PARTS, PERSONALISED
 from server.afterwards import Personal
 from server.failures import Failures
 from server.members import missing_classes
+from server.noised_rounds import USEFUL_SIGNAL, signal
 from server.rounds import Outcome
 
 
@@ -78,6 +80,7 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
             for name, one in described.items()
         },
         "patients": outcome.patients,
+        "privacy": accounting(job, outcome.rounds),
         "closed_form": outcome.choice,
         "cross_site": {
             trained: {where: asdict(derive(counts)) for where, counts in row.items()}
@@ -95,6 +98,26 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
         "communication": _communication(job, outcome),
         "seconds": {phase: round(seconds, 3) for phase, seconds in outcome.seconds.items()},
     }
+
+
+def accounting(job: Job, rounds: int) -> dict[str, Any] | None:
+    """What a private job has spent, and of what its noise was; None of another job."""
+    if not job.private:
+        return None
+    budget = budget_of(job)
+    found: dict[str, Any] = {
+        "unit": budget.unit,
+        "noise": budget.noise,
+        "epsilon": budget.epsilon,
+        "delta": budget.delta,
+        "spent": spent_after(job, rounds),
+    }
+    if job.method.iterative:
+        known = {"clip": budget.clip, "sampling_rate": budget.sampling_rate, "releases": releases(job, rounds)}
+        found |= {**known, "noise_multiplier": step_multiplier(job)}
+    if job.hospitals_protected:
+        found |= {"hospitals": budget.hospitals, "signal": signal(job), "useful_signal": USEFUL_SIGNAL}
+    return found
 
 
 def _communication(job: Job, outcome: Outcome) -> dict[str, Any]:

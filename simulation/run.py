@@ -104,6 +104,10 @@ def _run_in_process(
         if job.privacy.secure_aggregation:
             kits = make_kits(Path(temporary), list(nodes))
             nodes = {name: {**node, **kits[name]} for name, node in nodes.items()}
+        elif job.noised_locally:
+            # A hospital answers a round once and keeps the answer; one that is simulated again has answered nothing yet.
+            nodes = {name: {**node, "state-dir": str(Path(temporary) / name)} for name, node in nodes.items()}
+        if job.privacy.secure_aggregation:
             config = {**config, "roster": str(Path(temporary) / ROSTER)}
         grid = InProcessGrid(client_app, nodes)
         server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config)))
@@ -114,6 +118,11 @@ def _require_engine(job: Job, engine: str) -> None:
         raise ConfigError(
             f"job '{job.name}': secure aggregation needs a hospital that remembers its session, and Ray gives its requests to "
             "processes that do not; leave --engine ray out"
+        )
+    if job.noised_locally and engine == "ray":
+        raise ConfigError(
+            f"job '{job.name}': noise of a hospital's own needs a hospital that remembers what it told, and Ray gives its "
+            "requests to processes that do not; leave --engine ray out"
         )
 
 

@@ -284,6 +284,21 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
     secure = reply_schema("describe", job(privacy={"secure_aggregation": True}), {})
     assert set(secure.arrays) == set()
     assert {*secure.fields, *secure.optional} == identity | {"backbone-digest", "tuned-digest", "hospital"}
+    own = job(
+        method={"name": "fedavg"},
+        evaluation={},
+        privacy={"differential_privacy": {"epsilon": 3, "noise": "own"}},
+    )
+    noised = {kind: reply_schema(kind, own, {}) for kind in ("describe", "fit")}
+    assert {kind: set(schema.arrays) for kind, schema in noised.items()} == {
+        "describe": {"centre"},
+        "fit": {"weight", "bias"},
+    }
+    assert {kind: {*schema.fields, *schema.optional} for kind, schema in noised.items()} == {
+        "describe": identity | {"backbone-digest", "tuned-digest", "hospital"},
+        "fit": identity | {"round"},
+    }
+    assert {kind for kind in REPLIES if ASKED_BY[kind](own)} == {"describe", "fit", "evaluate"}
 
 
 TUNED = {"tuned.features.18.0.weight", "tuned.features.18.1.bias"}
