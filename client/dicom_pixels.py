@@ -38,7 +38,7 @@ def open_dicom(path: Path) -> Slices:
     found = read_whole(path)
     with refusing(path):
         width, height, count = _checked(path, found)
-        return Slices(count, (width, height), int(found.BitsStored), lambda index: frame(path, found, index), found)
+        return Slices(count, (width, height), int(found.BitsStored), lambda index: frame(path, found, index), (found,))
 
 
 def frame(path: Path, found: Dataset, index: int) -> Grey | Image.Image:
@@ -50,7 +50,7 @@ def frame(path: Path, found: Dataset, index: int) -> Grey | Image.Image:
     with refusing(path):
         _checked(path, found)
         _require_codestream(path, found, index)
-        pixels = pixel_array(found, index=index)
+        pixels = _decoded(path, found, index)
         kind = str(found.PhotometricInterpretation)
         if kind in _GREY:
             return _grey(found, index, pixels, kind == "MONOCHROME1")
@@ -85,6 +85,17 @@ def _checked(path: Path, found: Dataset) -> tuple[int, int, int]:
             "of samples, found another; export it in one of them"
         )
     return width, height, frames
+
+
+def _decoded(path: Path, found: Dataset, index: int) -> Numbers:
+    try:
+        return pixel_array(found, index=index)
+    except (RuntimeError, NotImplementedError) as error:
+        # pydicom's words for "no decoder could do it".
+        raise DataError(
+            f"{path}: expected a frame that can be decoded here, found a damaged one or another kind of compression (JPEG with "
+            f"12 bits and video are not read; {type(error).__name__}); export it uncompressed, or take it out of the data"
+        ) from None
 
 
 def _require_codestream(path: Path, found: Dataset, index: int) -> None:

@@ -80,7 +80,7 @@ def open_series(folder: Path) -> Slices:
             size,
             int(first.get("BitsStored") or 0),
             lambda index: frame(ordered[index], read_whole(ordered[index]), 0),
-            first,
+            [headers[path] for path in ordered],
         )
 
 

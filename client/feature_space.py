@@ -37,7 +37,7 @@ def extraction_space(job: Job, backbone_digest: str) -> str:
 
 
 def _looked_at(job: Job) -> dict[str, object]:
-    """Window and slices where they are not the file's own and the middle one: spaces older than these choices keep their names."""
+    """Window and slices where a job chooses them: the spaces of jobs that do not keep their names."""
     reading = reading_of(job)
     window = {"window": list(reading.window)} if reading.window else {}
     return {**window, **({"slices": reading.slices} if reading.slices != 1 else {})}

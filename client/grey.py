@@ -107,7 +107,7 @@ def _occurring(stored: Numbers) -> Float64:
     if levels is None:
         return stored.astype(np.float64)
     counts = np.bincount((stored.astype(np.int64) - levels[0]).ravel())
-    return np.flatnonzero(counts) + float(levels[0])
+    return np.asarray(np.flatnonzero(counts) + levels[0], np.float64)
 
 
 def _padded(stored: Float64, padding: tuple[float, float] | None) -> npt.NDArray[np.bool_]:

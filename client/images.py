@@ -111,8 +111,8 @@ def load_pictures(path: Path, reading: Reading) -> Iterator[Image.Image]:
 def pictures_of(path: Path, found: Image.Image | Slices, reading: Reading) -> Iterator[Image.Image]:
     """The same of what is opened already."""
     if isinstance(found, Slices):
-        if found.header is not None:
-            require_modality(path, str(found.header.get("Modality") or ""), reading)
+        if found.headers:
+            require_modality(path, str(found.headers[0].get("Modality") or ""), reading)
         yield from found.pictures(reading)
         return
     found.load()

@@ -1,6 +1,6 @@
 """What has slices: a DICOM file, a series, a NIfTI volume. Which of them are looked at, and as what."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +50,14 @@ class Slices:
     """An opened file or series. Nothing is decoded before `at` is called with the number of a slice, from 0.
 
     size_px: width and height of a slice. bits: per sample. at: a grey slice, or the picture where it is one in colour; raises
-    a `DataError` that repeats nothing of the file. header: the DICOM data set without pixels, None for other formats.
+    a `DataError` that repeats nothing of the file. headers: the DICOM data sets of its files, none for other formats.
     """
 
     count: int
     size_px: tuple[int, int]
     bits: int
     at: Callable[[int], Grey | Image.Image]
-    header: Any = None
+    headers: Sequence[Any] = ()
 
     def pictures(self, reading: Reading) -> Iterator[Image.Image]:
         """The chosen slices as 8-bit grey or RGB.
