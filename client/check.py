@@ -6,7 +6,7 @@ Everything here is for the hospital itself: the result names files, so it never 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -173,8 +173,10 @@ def _look(
     patients: defaultdict[str, set[str]] = defaultdict(set)
     pool = ThreadPoolExecutor(decoding_threads())
     try:
-        with progress("images checked", len(todo)) as advance:
-            seen = looks.of([row.path for _, row in todo], pool)
+        with (
+            progress("images checked", len(todo)) as advance,
+            closing(looks.of([row.path for _, row in todo], pool)) as seen,
+        ):
             for (hospital, row), one in zip(todo, seen, strict=True):
                 name = _named(row.path, folders[hospital])
                 images.append(Image(hospital, row, name, one.digest, one.hash, one.size_px, one.bits, one.problem))

@@ -1,7 +1,7 @@
 """What the headers of DICOM files say, for the hospital's own people: kinds, windows, compression, and who could be recognised.
 
 No value of an element that may name somebody is kept: of identifying elements only which are filled in, of UIDs a hash.
-Source: DICOM PS3.15 table E.1-1 (identifying attributes), PS3.3 C.7.6.1.1.1 and C.8.6.1 (burned-in annotation, secondary capture).
+Source: DICOM PS3.15 table E.1-1 (identifying attributes), PS3.3 C.7.6.1.1.1 (burned-in annotation), C.8.6.1 (secondary capture).
 """
 
 import hashlib

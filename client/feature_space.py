@@ -39,7 +39,7 @@ def extraction_space(job: Job, backbone_digest: str) -> str:
 def _looked_at(job: Job) -> dict[str, object]:
     """Window and slices where a job chooses them: the spaces of jobs that do not keep their names."""
     reading = reading_of(job)
-    window = {"window": list(reading.window)} if reading.window else {}
+    window = {"window": [float(number) for number in reading.window]} if reading.window else {}
     return {**window, **({"slices": reading.slices} if reading.slices != 1 else {})}
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -107,10 +107,10 @@ class Looks:
             raise
         return database
 
-    def of(self, paths: Sequence[Path], pool: Executor) -> Iterator[Look]:
+    def of(self, paths: Sequence[Path], pool: Executor) -> Generator[Look, None, None]:
         """A look at each file, in order, without thumbnails. Files that were seen before are not opened.
 
-        What cannot be read is looked at again each time.
+        What cannot be read is looked at again each time. Close the iterator if it is not used up: what was seen is kept then.
         """
         for start in range(0, len(paths), _AT_ONCE):
             some = paths[start : start + _AT_ONCE]
@@ -126,7 +126,6 @@ class Looks:
                         fresh[next(waiting)] = next(looks)
                     yield replace(fresh[key], thumbnail=np.zeros(0, np.float32)) if key in fresh else found[key]
             finally:
-                # Also when it is interrupted: what has been seen is kept.
                 self._remember(fresh)
 
     def thumbnail(self, path: Path) -> Float32:
