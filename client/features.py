@@ -3,7 +3,6 @@
 Letters: N images, V views, D features.
 """
 
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from client.backbone import Backbone
 from client.device import decoding_threads, first_batch_size
 from client.feature_cache import FeatureCache, Key
 from client.feature_space import all_blocks, columns_of
+from client.file_digest import digest_of
 from client.images import load_pictures, to_input
 from client.patients import modality_of
 from client.progress import progress
@@ -207,19 +207,6 @@ def _of_another_modality(known: Mapping[bytes, Path], reading: Reading, pool: Th
         return None
 
     return dict(found for found in pool.map(problem, known.items()) if found)
-
-
-def digest_of(path: Path) -> bytes:
-    """sha256 of a file; of a series over those of its files, whatever their names.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    if path.is_dir():
-        files = sorted(digest_of(file) for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        return hashlib.sha256(b"".join(files)).digest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _digest(path: Path) -> bytes:

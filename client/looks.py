@@ -20,7 +20,7 @@ import numpy as np
 
 from client.dicom_facts import DicomFacts, facts_from, facts_of
 from client.duplicates import perceptual_hash, thumbnail
-from client.features import digest_of
+from client.file_digest import digest_of
 from client.images import depth_of, load_image, opened, pictures_of
 from client.slices import AS_IT_IS, Slices
 from common.errors import DataError

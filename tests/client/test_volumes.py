@@ -13,7 +13,8 @@ from PIL import Image
 
 from client.feature_cache import FeatureCache
 from client.feature_space import all_blocks, extraction_space, fingerprint_of
-from client.features import decode, digest_of, extract
+from client.features import decode, extract
+from client.file_digest import digest_of
 from client.images import bit_depth, load_image, load_pictures
 from client.slices import Reading, chosen
 from common.errors import ConfigError, DataError
