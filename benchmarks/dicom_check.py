@@ -2,7 +2,7 @@
 
     python benchmarks/dicom_check.py --files 1000 --files 10000 --folder SCRATCH
 
-Files are synthetic CT slices of 256 x 256 with 12 bits, JPEG lossless, each of other content; about 60 kB each. Every measurement
+Files are synthetic CT slices of 256 x 256 (or --side) with 12 bits, JPEG lossless, each of other content; about 60 kB each. Every measurement
 is a process of its own, and the files have been read once before (so the disk is not what is measured). CPU only.
 """
 
@@ -21,24 +21,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIDE_PX = 256
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 
 
-def make(folder: Path, files: int) -> Path:
+def make(folder: Path, files: int, side_px: int) -> Path:
     """A hospital with so many slices, ten of each patient; what is there already stays."""
-    hospital = folder / f"{files}-files"
+    hospital = folder / f"{files}-files-{side_px}"
     if (hospital / "manifest.csv").exists():
         return hospital
     (hospital / "images").mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda number: _slice(hospital, number), range(files)))
+        list(pool.map(lambda number: _slice(hospital, number, side_px), range(files)))
     rows = [f"images/{number:05d}.dcm,{('normal', 'opacity')[number // 10 % 2]}" for number in range(files)]
     (hospital / "manifest.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     return hospital
 
 
-def _slice(hospital: Path, number: int) -> None:
+def _slice(hospital: Path, number: int, side_px: int) -> None:
     from tests.dicom_files import recoded, uid, write_dicom
 
     target = hospital / "images" / f"{number:05d}.dcm"
@@ -46,9 +45,9 @@ def _slice(hospital: Path, number: int) -> None:
         return
     rng = np.random.default_rng(number)
     blobs = Image.fromarray(rng.integers(0, 255, (12, 12), np.uint8)).resize(
-        (SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC
+        (side_px, side_px), Image.Resampling.BICUBIC
     )
-    noise = rng.integers(0, 16, (SIDE_PX, SIDE_PX), np.uint16)
+    noise = rng.integers(0, 16, (side_px, side_px), np.uint16)
     plain = target.with_suffix(".plain")
     write_dicom(
         plain,
@@ -116,6 +115,7 @@ def main() -> None:
     """Measure, and print one line for each measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, action="append", help="how many files; may be given several times")
+    parser.add_argument("--side", type=int, default=256, help="of a slice, in pixels")
     parser.add_argument("--folder", type=Path, required=True, help="where the files are made, and left")
     parser.add_argument("--measure", choices=["bare", "check"], help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
@@ -124,7 +124,7 @@ def main() -> None:
         print(json.dumps(bare(given.folder) if given.measure == "bare" else check(given.folder, given.cache)))
         return
     for files in given.files or [1000]:
-        hospital = make(given.folder, files)
+        hospital = make(given.folder, files, given.side)
         with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
             cache = Path(scratch)
             decoded = _measured("bare", hospital, cache)

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydicom.tag import BaseTag, Tag
+
 from common.modalities import DICOM_CODES
 
 IDENTIFYING = (
@@ -80,7 +82,7 @@ def facts_of(headers: Sequence[Any]) -> DicomFacts:
         window=_window(first),
         bits_stored=int(first.get("BitsStored") or 0),
         syntaxes=tuple(sorted({_syntax(header) for header in headers})),
-        identifying=tuple(name for name in IDENTIFYING if any(header.get(name) for header in headers)),
+        identifying=tuple(name for name in IDENTIFYING if any(_filled_in(header, Tag(name)) for header in headers)),
         burned_in="yes" if "YES" in said else "no" if said == {"NO"} else NOT_SAID,
         secondary_capture=any(
             str(header.get("SOPClassUID") or "").startswith(_SECONDARY_CAPTURE) for header in headers
@@ -165,6 +167,13 @@ class DicomFindings:
 
 def _hashed(uid: Any) -> str:
     return hashlib.sha256(str(uid).encode("utf-8", "replace")).hexdigest()[:16] if uid else ""
+
+
+def _filled_in(header: Any, tag: BaseTag) -> bool:
+    # As stored, not converted: with so many elements that would take as long as decoding.
+    element = header.get_item(tag) if tag in header else None
+    value = element.value if element is not None else None
+    return bool(value.strip(b" \0") if isinstance(value, bytes) else value)
 
 
 def _frames(header: Any) -> int:

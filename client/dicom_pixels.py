@@ -38,7 +38,7 @@ def open_dicom(path: Path) -> Slices:
     found = read_whole(path)
     with refusing(path):
         width, height, count = _checked(path, found)
-        return Slices(count, (width, height), int(found.BitsStored), lambda index: frame(path, found, index), (found,))
+        return Slices(count, (width, height), int(found.BitsStored), lambda index: _frame(path, found, index), (found,))
 
 
 def frame(path: Path, found: Dataset, index: int) -> Grey | Image.Image:
@@ -49,6 +49,11 @@ def frame(path: Path, found: Dataset, index: int) -> Grey | Image.Image:
     """
     with refusing(path):
         _checked(path, found)
+    return _frame(path, found, index)
+
+
+def _frame(path: Path, found: Dataset, index: int) -> Grey | Image.Image:
+    with refusing(path):
         _require_codestream(path, found, index)
         pixels = _decoded(path, found, index)
         kind = str(found.PhotometricInterpretation)
