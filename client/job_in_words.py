@@ -28,7 +28,17 @@ def in_words(job: Job, policy: Policy) -> list[Line]:
 def _network(job: Job) -> str:
     weights = job.backbone.weights
     where = f"sha256 {weights.sha256}" if weights.sha256 else f"{weights.name}"
-    return f"{job.backbone.name}, weights {where}, images of {job.size_px} pixels"
+    return f"{job.backbone.name}, weights {where}, images of {job.size_px} pixels{_looked_at(job)}"
+
+
+def _looked_at(job: Job) -> str:
+    """Window and slices, where a job chooses them."""
+    window, slices = job.image.window, job.image.slice_count
+    of_study = "" if slices == 1 else f", {slices or 'all'} slices of each study averaged"
+    if window is None:
+        return of_study
+    named = window if isinstance(window, str) else f"centre {window[0]:g}, width {window[1]:g}"
+    return f", seen in the window {named}{of_study}"
 
 
 def _trained(job: Job) -> str:

@@ -2,21 +2,35 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from client.images import IMAGE_SUFFIXES
+from client.feature_cache import default_cache_dir
+from client.images import IMAGE_SUFFIXES, is_image, stem_of
 from client.manifest import COLUMNS, Row, read_manifest, shortened
+from client.patients import patient_of
+from client.progress import progress
 from common.config_file import nearest
 from common.errors import DataError
 from common.job import Evaluation, Job
 from common.wire import PARTS
 
-__all__ = ["MANIFEST", "Record", "Records", "Row", "assign", "manifest_of", "part_of", "read_rows", "unknown_labels"]
+__all__ = [
+    "MANIFEST",
+    "Record",
+    "Records",
+    "Row",
+    "assign",
+    "is_series",
+    "manifest_of",
+    "part_of",
+    "read_rows",
+    "unknown_labels",
+]
 
 MANIFEST = "manifest.csv"
 
@@ -66,20 +80,28 @@ def manifest_of(source: Path) -> Path | None:
     return manifest if manifest.is_file() else None
 
 
-def read_rows(source: Path) -> list[Row]:
-    """The images of a hospital.
+def read_rows(source: Path, key_folder: Path | None = None) -> list[Row]:
+    """The images of a hospital. Whose a DICOM file is, where the manifest does not say it, is read from its header and hashed.
 
     Args:
         source: a folder holding manifest.csv, a manifest itself, or a folder with one sub-folder per class. In the last
-            case the label is the sub-folder's name and the patient is the file's name without suffix: every image then
-            counts as its own patient, so two images of one patient may fall into different parts. Hidden files and
-            files whose suffix is not one of `IMAGE_SUFFIXES` are passed over there.
+            case the label is the sub-folder's name, and a sub-folder of it that holds the slices of one CT, MR or PET series
+            is one image. The patient of a DICOM file is the hashed one of its header; of others it is the file's name without
+            suffix: every image then counts as its own patient, so two images of one patient may fall into different parts.
+            Hidden files and files that are no images by suffix (`IMAGE_SUFFIXES`) or, as DICOM, by content are passed over.
+        key_folder: where the hospital's key for patients' ids is; by default the cache folder. A key is made there only if a
+            DICOM file has to say whose it is.
 
     Raises:
         DataError: no images there, or the manifest is wrong (all its problems are named).
     """
+    where = key_folder or default_cache_dir()
     manifest = manifest_of(source)
-    rows = _folder_rows(source) if manifest is None else read_manifest(manifest)
+    rows = (
+        _folder_rows(source, where)
+        if manifest is None
+        else read_manifest(manifest, lambda path: patient_of(path, where))
+    )
     if not rows:
         raise DataError(
             f"{source}: found no images; expected a {MANIFEST} with the columns {', '.join(COLUMNS)} and at least one row, "
@@ -148,14 +170,45 @@ def unknown_labels(others: Mapping[str, int], job: Job) -> str:
     )
 
 
-def _folder_rows(folder: Path) -> list[Row]:
-    """One row per image file in a sub-folder, at any depth; the label is the name of the uppermost one."""
+def _folder_rows(folder: Path, key_folder: Path) -> list[Row]:
+    """One row per image in a sub-folder, at any depth; the label is the name of the uppermost one."""
     if not folder.is_dir():
         raise DataError(f"cannot find {folder}; give a hospital's folder, or its manifest")
+    found = [(one.name, path) for one in sorted(folder.iterdir()) if _visible_folder(one) for path in _images(one)]
     rows = []
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in inside)
-        if len(inside) > 1 and not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-            rows.append(Row(path, inside[0], path.stem))
+    with progress("images listed", len(found)) as advance:
+        for label, path in sorted(found, key=lambda item: item[1]):
+            rows.append(Row(path, label, _patient(path, key_folder)))
+            advance(1)
     return rows
+
+
+def _patient(path: Path, key_folder: Path) -> str:
+    try:
+        return patient_of(path, key_folder) or stem_of(path)
+    except DataError:
+        # Whoever reads the pixels will say what is wrong with the file.
+        return stem_of(path)
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """The images in a class folder: files, and folders that are a series."""
+    for path in folder.iterdir():
+        if _visible_folder(path):
+            if is_series(path):
+                yield path
+            else:
+                yield from _images(path)
+        elif not path.name.startswith(".") and path.is_file() and is_image(path):
+            yield path
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds the slices of one CT, MR or PET series."""
+    from client import dicom_series
+
+    return dicom_series.is_series(folder)
+
+
+def _visible_folder(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")

@@ -19,6 +19,8 @@ from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError
 from common.feature_choice import Features as Features
 from common.feature_choice import fill_features
+from common.image_choice import MIDDLE
+from common.image_choice import Image as Image
 from common.method_choice import Method as Method
 from common.methods import DEFAULT as DEFAULT_METHOD
 from common.methods import Count, Fraction, Positive
@@ -30,18 +32,6 @@ from common.tuning import Tune as Tune
 Selectable = Literal["auroc", "average_precision", "balanced_accuracy", "accuracy", "f1", "log_loss"]
 SELECTABLE: tuple[str, ...] = get_args(Selectable)
 _CLASS_NAME = re.compile(r"\w[\w .+/-]{0,63}")
-
-
-class Image(Section):
-    """How an image becomes network input.
-
-    `size` is the side in pixels (the backbone's own by default). `fit` is how an image becomes square: `pad` adds black
-    borders, so that nothing is lost or squashed; `crop` scales the shorter side to 8/7 of `size` and cuts the centre
-    (the ImageNet recipe); `stretch` changes the aspect.
-    """
-
-    size: Annotated[int, Field(ge=32, le=1024)] | None = None
-    fit: Literal["crop", "pad", "stretch"] = "pad"
 
 
 class Evaluation(Section):
@@ -156,6 +146,24 @@ class Job(Section):
         row = MODALITIES[self.modality]
         if self.features.mirror and not row.mirror:
             raise ValueError(f"features.mirror: not for modality {self.modality}: {row.why}")
+        return self
+
+    @model_validator(mode="after")
+    def _image_fits(self) -> Self:
+        if (
+            isinstance(self.image.window, str)
+            and self.modality != OTHER
+            and "CT" not in MODALITIES[self.modality].dicom
+        ):
+            raise ValueError(
+                f"image.window: the presets are in Hounsfield units, so for CT; for modality {self.modality} write "
+                "[centre, width] in its own units, or leave it out: each file's own window is taken"
+            )
+        if self.tune.deep and self.image.slices != MIDDLE:
+            raise ValueError(
+                f"image.slices: the features of several slices are averaged after the frozen network, so {self.image.slices} "
+                "goes with tune: head; for tune: last-blocks or full write slices: middle"
+            )
         return self
 
     @model_validator(mode="after")

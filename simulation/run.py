@@ -71,7 +71,7 @@ def simulate(
     if engine not in ENGINES:
         raise ConfigError(unknown("engine", engine, list(ENGINES)))
     _require_engine(job, engine)
-    _check(job, hospitals, weights_dir)
+    _check(job, hospitals, weights_dir, cache_dir)
     settings = {
         "weights-dir": str(weights_dir.resolve()) if weights_dir else "",
         "cache-dir": str(cache_dir.resolve()) if cache_dir else "",
@@ -126,7 +126,7 @@ def _require_engine(job: Job, engine: str) -> None:
         )
 
 
-def _check(job: Job, hospitals: Mapping[str, Path], weights_dir: Path | None) -> None:
+def _check(job: Job, hospitals: Mapping[str, Path], weights_dir: Path | None, cache_dir: Path | None) -> None:
     """Find at once, with its full reason, what a hospital would only decline with a neutral code."""
     needed = max(job.quorum.min_hospitals, hospitals_needed(job.method))
     if len(hospitals) < needed:
@@ -137,7 +137,7 @@ def _check(job: Job, hospitals: Mapping[str, Path], weights_dir: Path | None) ->
     problems = []
     for name, folder in hospitals.items():
         try:
-            assign(read_rows(folder), job)
+            assign(read_rows(folder, cache_dir), job)
         except DataError as error:
             problems.append(f"{name}: {error}")
     if problems:
