@@ -1,0 +1,105 @@
+"""A PACS that speaks DICOMweb: search (QIDO-RS) and retrieval (WADO-RS).
+
+Source: DICOM PS3.18, sections 10.6 (search) and 10.4 (retrieve).
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from dicomweb_client.api import DICOMwebClient
+from pydicom.dataset import Dataset
+
+from client.deidentify import Facts, Reason, Refused
+from client.importing_files import Found
+from client.pacs import TIMEOUT_S, Access, retried, session_for
+from client.progress import progress
+from common.errors import ConsiliumError, NotDeliveredError
+
+_KIND = "DICOMweb"
+# As JSON names them: group and element.
+_STUDY, _SERIES, _SOP, _ACCESSION = "0020000D", "0020000E", "00080018", "00080050"
+_AS_STORED = (("application/dicom", "*"),)
+"""In whatever transfer syntax the PACS keeps it, so that the pixel data stay as they are."""
+
+Answer = dict[str, dict[str, Any]]
+
+
+class DicomWeb:
+    """One DICOMweb service."""
+
+    def __init__(self, way: Access) -> None:
+        self._way = way
+        self._client = DICOMwebClient(way.url, session_for(way), permissive_uid=True, timeout=TIMEOUT_S)
+        self._client.set_http_retry_params(retry=False)  # `retried` does it, for broken connections too
+
+    def find(self, query: Mapping[str, str]) -> list[Found]:
+        """All instances of the series that a query matches.
+
+        Raises:
+            DataError: the service cannot be used, with the reason.
+        """
+
+        def series_page(offset: int) -> list[Answer]:
+            return self._client.search_for_series(offset=offset, fields=[_ACCESSION], search_filters=dict(query))
+
+        series = list(self._pages(series_page, _SERIES, tries=3))
+        found: list[Found] = []
+        with progress("asking the PACS", len(series)) as advance:
+            for one in series:
+                found += self._instances(_value(one, _STUDY), _value(one, _SERIES), _value(one, _ACCESSION))
+                advance(1)
+        return found
+
+    def _instances(self, study: str, series: str, accession: str) -> Iterator[Found]:
+        def page(offset: int) -> list[Answer]:
+            return self._client.search_for_instances(study, series, offset=offset)
+
+        for one in self._pages(page, _SOP):
+            facts = Facts("", _value(one, _SOP), series, study, accession or _value(one, _ACCESSION))
+            yield Found(f"instance {facts.sop_uid}", partial(_same, facts), partial(self._read, facts))
+
+    def _pages(self, page: Callable[[int], list[Answer]], key: str, tries: int | None = None) -> Iterator[Answer]:
+        """All answers, once each; a service may give as few at a time as it likes, or ignore the offset."""
+        seen: dict[str, Answer] = {}
+        offset = 0
+        while True:
+            answers = retried(partial(_keyed, page, offset, key), self._way, _KIND, tries)
+            new = {uid: one for uid, one in answers if uid and uid not in seen}
+            if not new:
+                return
+            yield from new.values()
+            seen |= new
+            offset += len(answers)
+
+    def _read(self, facts: Facts) -> Dataset | Refused:
+        def fetch() -> Dataset:
+            with warnings.catch_warnings():
+                # pydicom's warnings quote values, that is names and dates.
+                warnings.simplefilter("ignore")
+                return self._client.retrieve_instance(facts.study_uid, facts.series_uid, facts.sop_uid, _AS_STORED)
+
+        try:
+            return retried(fetch, self._way, _KIND)
+        except NotDeliveredError as error:
+            return Refused(Reason.NOT_DELIVERED, str(error))
+        except ConsiliumError:
+            raise
+        except Exception as error:  # what was delivered is damaged, and may raise anything
+            return Refused(Reason.UNREADABLE, type(error).__name__)
+
+
+def _same(facts: Facts) -> Facts:
+    return facts
+
+
+def _keyed(page: Callable[[int], list[Answer]], offset: int, key: str) -> list[tuple[str, Answer]]:
+    """A page of answers with their UIDs; raises what `retried` understands if they are no DICOM in JSON."""
+    return [(_value(one, key), one) for one in page(offset)]
+
+
+def _value(answer: Answer, key: str) -> str:
+    """The first value of an attribute in DICOM's JSON, or an empty text."""
+    values = answer.get(key, {}).get("Value") or [""]
+    return str(values[0])
