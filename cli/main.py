@@ -20,9 +20,9 @@ from common.errors import ConsiliumError
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 findings of `check`, images that `import` refused, or an unexpected error; 2 a job file, hospital file or
-option is wrong; 3 images, manifests or caches are not usable; 4 backbone weights cannot be had; 5 a model file or run directory is damaged; 6 the
-federation could not go on (too few hospitals, no usable update); 7 the run directory cannot be written (disk full); 8 a
-hospital's ledger was changed, or cannot be read or written; 130 interrupted.
+option is wrong; 3 images, manifests or caches are not usable; 4 backbone weights cannot be had; 5 a model file or run directory
+is damaged; 6 the federation could not go on (too few hospitals, no usable update); 7 the run directory cannot be written (disk
+full); 8 a hospital's ledger was changed, or cannot be read or written; 130 interrupted.
 """
 
 app = typer.Typer(

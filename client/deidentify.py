@@ -9,7 +9,6 @@ Source: DICOM PS3.15 annex E (profile), PS3.3 C.12.1.1.1 and C.7.1.1 (identity r
 
 import io
 import re
-import warnings
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -30,6 +29,7 @@ from pydicom.uid import (
 from client import deidentify_rules as rules
 from client.deidentify_check import Expected, problems
 from client.pseudonyms import pseudonym, uid_pseudonym
+from client.quiet_pydicom import quiet_pydicom
 
 
 class Reason(StrEnum):
@@ -128,9 +128,7 @@ def deidentify(original: Dataset, salt: bytes, allow_burned_in: bool = False) ->
     Raises:
         Nothing that a file can cause: whatever goes wrong inside is `Reason.UNREADABLE` or `NOT_VERIFIED`.
     """
-    # pydicom's warnings quote values, that is names and dates.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_pydicom():
         try:
             return _refusal(original, allow_burned_in) or _copy(original, salt)
         except Exception as error:  # a damaged file may raise anything here

@@ -1,7 +1,6 @@
 """The DICOM files below folders, found by what is in them and not by their names."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from client.deidentify import FACTS_TAGS, Facts, Reason, Refused, read_facts
+from client.quiet_pydicom import quiet_pydicom
 from common.errors import ConfigError
 
 # A file without preamble begins with group 0002 or 0008, little or big endian.
@@ -73,9 +73,7 @@ def _read(path: Path, header_only: bool) -> Dataset | Refused:
         start = file.read(132)
     if start[128:] != b"DICM" and start[:2] not in _FIRST_GROUPS:
         return Refused(Reason.NOT_DICOM)
-    with warnings.catch_warnings():
-        # pydicom's warnings quote values, that is names and dates.
-        warnings.simplefilter("ignore")
+    with quiet_pydicom():
         tags = list(FACTS_TAGS) if header_only else None
         try:
             dataset = pydicom.dcmread(path, force=True, stop_before_pixels=header_only, specific_tags=tags)

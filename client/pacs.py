@@ -136,7 +136,7 @@ def _from_environment(environment: Mapping[str, str]) -> Credentials:
 def session_for(way: Access) -> requests.Session:
     """An HTTP session that knows who we are and whom to trust."""
     # These log addresses, and with them UIDs and queries.
-    for name in ("dicomweb_client", "urllib3"):
+    for name in ("dicomweb_client", "retrying", "urllib3"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     session = requests.Session()
     session.trust_env = False

@@ -3,7 +3,6 @@
 Source: DICOM PS3.18, sections 10.6 (search) and 10.4 (retrieve).
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from client.deidentify import Facts, Reason, Refused
 from client.importing_files import Found
 from client.pacs import TIMEOUT_S, Access, retried, session_for
 from client.progress import progress
+from client.quiet_pydicom import quiet_pydicom
 from common.errors import ConsiliumError, NotDeliveredError
 
 _KIND = "DICOMweb"
@@ -75,9 +75,7 @@ class DicomWeb:
 
     def _read(self, facts: Facts) -> Dataset | Refused:
         def fetch() -> Dataset:
-            with warnings.catch_warnings():
-                # pydicom's warnings quote values, that is names and dates.
-                warnings.simplefilter("ignore")
+            with quiet_pydicom():
                 return self._client.retrieve_instance(facts.study_uid, facts.series_uid, facts.sop_uid, _AS_STORED)
 
         try:

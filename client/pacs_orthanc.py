@@ -4,7 +4,6 @@ Source: https://orthanc.uclouvain.be/book/users/rest.html
 """
 
 import io
-import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ from client.deidentify import Facts, Reason, Refused
 from client.importing_files import Found
 from client.pacs import TIMEOUT_S, Access, retried, session_for
 from client.progress import progress
+from client.quiet_pydicom import quiet_pydicom
 from common.errors import NotDeliveredError
 
 _KIND = "Orthanc"
@@ -78,9 +78,7 @@ class Orthanc:
             content = retried(lambda: self._get(f"/instances/{quote(id_, safe='')}/file").content, self._way, _KIND)
         except NotDeliveredError as error:
             return Refused(Reason.NOT_DELIVERED, str(error))
-        with warnings.catch_warnings():
-            # pydicom's warnings quote values, that is names and dates.
-            warnings.simplefilter("ignore")
+        with quiet_pydicom():
             try:
                 return pydicom.dcmread(io.BytesIO(content), force=True)
             except Exception as error:  # a damaged file may raise anything here
