@@ -111,7 +111,8 @@ def _from_pacs(
     ca: Path | None,
     plain_http: bool,
 ) -> "list[Found]":
-    from client.pacs import access, parse_query
+    from client.pacs import access
+    from client.pacs_query import parse_query
 
     asked = parse_query(query)
     way = access(dicomweb or orthanc or "", credentials, ca, plain_http, os.environ)

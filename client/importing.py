@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from client.deidentify import Copy, Facts, Reason, Refused, deidentify, read_facts
+from client.deidentify import Copy, Reason, Refused, deidentify
+from client.importing_facts import Facts, read_facts
 from client.importing_files import Found
 from client.importing_journal import Entry, Journal
 from client.importing_labels import Labels

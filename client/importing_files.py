@@ -8,7 +8,8 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
-from client.deidentify import FACTS_TAGS, Facts, Reason, Refused, read_facts
+from client.deidentify import Reason, Refused
+from client.importing_facts import FACTS_TAGS, Facts, read_facts
 from client.quiet_pydicom import quiet_pydicom
 from common.errors import ConfigError
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.deidentify import Facts
+from client.importing_facts import Facts
 from client.manifest import shortened
 from common.errors import DataError
 

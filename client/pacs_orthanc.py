@@ -13,9 +13,11 @@ import pydicom
 import requests
 from pydicom.dataset import Dataset
 
-from client.deidentify import Facts, Reason, Refused
+from client.deidentify import Reason, Refused
+from client.importing_facts import Facts
 from client.importing_files import Found
-from client.pacs import TIMEOUT_S, Access, retried, session_for
+from client.pacs import TIMEOUT_S, Access, session_for
+from client.pacs_answers import limited, retried
 from client.progress import progress
 from client.quiet_pydicom import quiet_pydicom
 from common.errors import NotDeliveredError
@@ -38,6 +40,7 @@ class Orthanc:
         """
         retried(lambda: self._json("GET", "/system")["ApiVersion"], self._way, _KIND, tries=3)
         series = list(dict.fromkeys(self._series(query)))
+        retried(partial(self._prove_complete, len(series)), self._way, _KIND)
         found: list[Found] = []
         with progress("asking the PACS", len(series)) as advance:
             for one in series:
@@ -46,7 +49,7 @@ class Orthanc:
         return found
 
     def _series(self, query: Mapping[str, str]) -> Iterator[str]:
-        """Orthanc's own ids of series. A server that gives at most so many at a time (LimitFindResults) is asked again."""
+        """Orthanc's own ids of series, a thousand at a time."""
         since = 0
         while True:
             body: dict[str, Any] = {"Level": "Series", "Query": dict(query), "Since": since, "Limit": 1000}
@@ -55,6 +58,16 @@ class Orthanc:
                 return
             yield from page
             since += len(page)
+
+    def _prove_complete(self, count: int) -> None:
+        """A server with LimitFindResults leaves out what is beyond, and says nothing; then even of all series it shows no more.
+
+        Raises:
+            DataError: it does.
+        """
+        beyond = {"Level": "Series", "Query": {}, "Since": count, "Limit": 1}
+        if int(self._json("GET", "/statistics")["CountSeries"]) > count and not self._ids(beyond):
+            raise limited(self._way, count)
 
     def _instances(self, series: str) -> list[Found]:
         found = []

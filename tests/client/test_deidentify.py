@@ -14,8 +14,9 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from client import deidentify as module
 from client import deidentify_rules as rules
-from client.deidentify import Copy, Reason, Refused, age_band, deidentify, likely_burned_in, read_facts
+from client.deidentify import Copy, Reason, Refused, deidentify, likely_burned_in
 from client.deidentify_check import Expected, problems
+from client.importing_facts import age_band, read_facts
 from client.importing_files import find_files
 from client.pseudonyms import pseudonym, uid_pseudonym
 from client.quiet_pydicom import quiet_pydicom

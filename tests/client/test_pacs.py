@@ -13,9 +13,10 @@ import pytest
 
 from client import pacs
 from client.deidentify import Reason, Refused
-from client.pacs import Access, access, parse_query
+from client.pacs import Access, access
 from client.pacs_dicomweb import DicomWeb
 from client.pacs_orthanc import Orthanc
+from client.pacs_query import parse_query
 from common.errors import ConfigError, DataError
 from tests.client.dicom_originals import as_bytes, original
 
@@ -94,6 +95,7 @@ def small_dicomweb(method, path, headers, pages=True):
 def small_orthanc(method, path, headers):
     found = {
         "/system": {"ApiVersion": 16},
+        "/statistics": {"CountSeries": 1},
         "/series/s1/study": {"MainDicomTags": {"StudyInstanceUID": "1.2.3.4.1", "AccessionNumber": "A1"}},
         "/series/s1": {"MainDicomTags": {"SeriesInstanceUID": "1.2.3.4.1.1"}},
         "/series/s1/instances": [
@@ -125,6 +127,25 @@ def test_instances_are_found_and_read(kind):
 def test_a_service_that_ignores_the_offset_is_no_endless_loop():
     with served(lambda *asked: small_dicomweb(*asked, pages=False)) as url:
         assert len(DicomWeb(way(url)).find(QUERY)) == 2
+
+
+def test_a_service_that_says_it_has_more_instances_than_it_lists_is_an_error():
+    def answer(method, path, headers):
+        status, kind, body = small_dicomweb(method, path, headers)
+        return status, kind, body.replace(b'"00080050"', b'"00201209": {"Value": [3]}, "00080050"')
+
+    with served(answer) as url, pytest.raises(DataError, match="it gives 2 results and no more"):
+        DicomWeb(way(url)).find(QUERY)
+
+
+def test_a_service_that_hides_series_is_an_error():
+    def answer(method, path, headers):
+        if path.startswith("/series?") and "Modality" not in path and page_of(path) == 0:
+            return 200, "application/dicom+json", json.dumps([{"0020000E": value("1.2.3.4.9")}]).encode()
+        return small_dicomweb(method, path, headers)
+
+    with served(answer) as url, pytest.raises(DataError, match="it gives 1 results and no more"):
+        DicomWeb(way(url)).find(QUERY)
 
 
 def test_nothing_found_is_no_error():
@@ -270,7 +291,7 @@ def test_a_certificate_is_checked(kind, tmp_path, monkeypatch):
     # What the environment says about certificates does not count.
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
     with served(SMALL[kind], context) as url:
-        with pytest.raises(DataError, match="no secure connection: .* --ca FILE"):
+        with pytest.raises(DataError, match=r"no secure connection: .* --ca FILE"):
             KINDS[kind](way(url)).find(QUERY)
         assert len(KINDS[kind](way(url, ca=file)).find(QUERY)) == 2
         with pytest.raises(DataError, match="no secure connection"):
@@ -295,7 +316,7 @@ def test_where_name_and_password_come_from(tmp_path):
     file.chmod(0o600)
     for text in ("user: jo\n", "user: jo\npassword: x\ntoken: t\n", "name: x\n"):
         file.write_text(text)
-        with pytest.raises(ConfigError, match="expected either user and password, or token|unknown key"):
+        with pytest.raises(ConfigError, match=r"expected either user and password, or token|unknown key"):
             access("https://pacs", file, None, False, {})
     with pytest.raises(ConfigError, match="either user and password"):
         access("https://pacs", None, None, False, {pacs.USER: "jo"})
@@ -314,7 +335,7 @@ def test_addresses_that_are_not_used(url, message, tmp_path):
     with pytest.raises(ConfigError, match=message) as caught:
         access(url, None, None, False, {})
     assert "secret" not in str(caught.value)
-    with pytest.raises(ConfigError, match="--ca .* is not there"):
+    with pytest.raises(ConfigError, match=r"--ca .* is not there"):
         access("https://pacs", None, tmp_path / "none.pem", False, {})
 
 

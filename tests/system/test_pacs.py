@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pydicom
@@ -52,12 +53,12 @@ def originals(tmp_path_factory):
     return folder, others
 
 
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory, originals):
-    """The address of an Orthanc that holds the originals, gives at most three results at a time, and lets one user in."""
+@contextmanager
+def running(folder, originals, **more):
+    """The address of an Orthanc that holds the originals and lets one user in."""
     if not (Path(BINARY).exists() and Path(PLUGIN).exists()):
         pytest.skip("Orthanc is not installed: make orthanc")
-    folder, port = tmp_path_factory.mktemp("orthanc"), free_port()
+    port = free_port()
     settings = {
         "Name": "test",
         "StorageDirectory": str(folder / "db"),
@@ -67,9 +68,9 @@ def orthanc(tmp_path_factory, originals):
         "DicomServerEnabled": False,
         "AuthenticationEnabled": True,
         "RegisteredUsers": {"importer": PASSWORD},
-        "LimitFindResults": 3,
         "Plugins": [PLUGIN],
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        **more,
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     with (folder / "log").open("wb") as log:
@@ -92,6 +93,12 @@ def orthanc(tmp_path_factory, originals):
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory, originals):
+    with running(tmp_path_factory.mktemp("orthanc"), originals) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +229,15 @@ def test_an_image_that_is_deleted_meanwhile_is_refused(orthanc):
         session.auth = ("importer", PASSWORD)
         session.delete(f"{orthanc}/instances/{found[0].name.split()[-1]}", timeout=10).raise_for_status()
     assert found[0].read().reason.name == "NOT_DELIVERED"
+
+
+def test_a_server_that_leaves_out_results_without_a_word_is_an_error(originals, salt, tmp_path):
+    with running(tmp_path, originals, LimitFindResults=3, LimitFindInstances=5) as url:
+        for kind in ("orthanc", "dicomweb"):
+            done = call(kind, url, tmp_path / "out", salt)
+            assert done.returncode == 3
+            assert "holds more than it lists: it gives 4 results and no more" in " ".join(done.stderr.split())
+        narrow = ("--query", "StudyInstanceUID=1.2.3.4.1")
+        assert "written: 40," in call("orthanc", url, tmp_path / "out", salt, more=narrow).stdout
+        done = call("dicomweb", url, tmp_path / "out", salt, more=narrow)
+        assert "holds more than it lists: it gives 6 results" in " ".join(done.stderr.split())
