@@ -110,7 +110,7 @@ def likely_burned_in(original: Dataset) -> str:
 def _copy(original: Dataset, salt: bytes) -> Copy | Refused:
     facts = read_facts(original)
     keyword = next(word for word in rules.PIXELS if word in original)
-    words, old_uids = rules.identifying_words(original), rules.uids(original)
+    words, old_uids = rules.what_identifies(original)
     patient, new_uid = pseudonym(salt, facts.patient_id), uid_pseudonym(salt, facts.sop_uid)
     expected = Expected(patient, new_uid, keyword, bytes(original[keyword].value), words, old_uids)
     meta = FileMetaDataset()

@@ -139,19 +139,27 @@ def words(text: str) -> set[str]:
     }
 
 
-def identifying_words(dataset: Dataset) -> frozenset[str]:
-    """Words of the original that name its patient, persons or institution: wherever else they are, they have to go."""
-    found: set[str] = set()
+def what_identifies(dataset: Dataset) -> tuple[frozenset[str], frozenset[str]]:
+    """Words that name the patient, persons or institution of an original, and all its UIDs but DICOM's own.
+
+    Wherever else the words are, they have to go.
+    """
+    names: set[str] = set()
+    uids: set[str] = set()
     for tag, element in elements(dataset):
         if element is None:
             continue
         if element.VR == "SQ":
             for item in element.value or ():
-                found |= identifying_words(item)
+                inner = what_identifies(item)
+                names |= inner[0]
+                uids |= inner[1]
+        elif element.VR == "UI":
+            uids |= {str(value) for value in values(element) if value and not str(value).startswith(STANDARD_UIDS)}
         elif element.VR == "PN" or (element.VR in TEXT and (tag.group == 0x0010 or int(tag) in _IDENTIFYING)):
             for value in values(element):
-                found |= words(str(value))
-    return frozenset(found - {"anonymized", "anonymous"})
+                names |= words(str(value))
+    return frozenset(names - {"anonymized", "anonymous"}), frozenset(uids)
 
 
 _IDENTIFYING = frozenset(tag_for_keyword(word) for word in ("AccessionNumber", "InstitutionName", "InstitutionAddress"))
@@ -160,15 +168,3 @@ _IDENTIFYING = frozenset(tag_for_keyword(word) for word in ("AccessionNumber", "
 def may_name(element: DataElement) -> bool:
     """Whether a code string could be a name: those that say how pixels are stored, and the modality, are not looked at."""
     return element.tag.group != 0x0028 and element.tag not in (0x00080060, CHARACTER_SET)
-
-
-def uids(dataset: Dataset) -> frozenset[str]:
-    """All UIDs of a dataset that are not DICOM's own."""
-    found: set[str] = set()
-    for _, element in elements(dataset):
-        if element is not None and element.VR == "SQ":
-            for item in element.value or ():
-                found |= uids(item)
-        elif element is not None and element.VR == "UI":
-            found |= {str(value) for value in values(element) if value and not str(value).startswith(STANDARD_UIDS)}
-    return frozenset(found)

@@ -66,8 +66,8 @@ class DicomWeb:
     def _prove_complete(self, series: Sequence[Answer]) -> None:
         """A service that leaves out results should say so, and Orthanc does not.
 
-        Then even of all series it shows no more than of these; so it has these alone, or it leaves out others. The others may come
-        to light before or after the middle of these studies' dates.
+        Then even of all series it shows no more than of these; so it has these alone, or it leaves out others. The others may
+        come to light before or after the middle of these studies' dates.
 
         Raises:
             DataError: it leaves out some.

@@ -223,8 +223,7 @@ def expected_of(dataset: Dataset) -> Expected:
         uid_pseudonym(SALT, dataset.SOPInstanceUID),
         "PixelData",
         dataset.PixelData,
-        rules.identifying_words(dataset),
-        rules.uids(dataset),
+        *rules.what_identifies(dataset),
     )
 
 
