@@ -97,7 +97,7 @@ def _kept_problems(element: DataElement, expected: Expected) -> Iterator[str]:
     """What is wrong with an element that the profile does not name, or with UIDs, wherever they are."""
     where, found = f"{element.tag} {element.keyword}", [str(value) for value in rules.values(element)]
     if element.VR == "UI":
-        if not all(one.startswith(rules.STANDARD_UIDS) or not one or _is_new_uid(one, expected) for one in found):
+        if not all(not one or rules.is_standard_uid(one) or _is_new_uid(one, expected) for one in found):
             yield f"{where} has a UID of the original"
     elif element.VR in rules.TEXT:
         if element.tag not in rules.KEPT_TEXT or rules.known_vr(element.tag) != element.VR:

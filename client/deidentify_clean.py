@@ -11,8 +11,7 @@ from client.pseudonyms import uid_pseudonym
 def clean(dataset: Dataset, salt: bytes, words: frozenset[str]) -> None:
     """Remove or replace, in place and at every level, all that may not stay."""
     for tag, element in rules.elements(dataset):
-        outside = tag.group % 2 or tag.group < 0x0008 or tag.element == 0 or rules.known_vr(tag) is None
-        if element is None or outside or tag == rules.CHARACTER_SET:
+        if element is None or rules.is_outside(tag) or tag == rules.CHARACTER_SET:
             del dataset[tag]
         elif action := rules.action_of(tag):
             _apply(action, dataset, element, salt, words)
@@ -53,7 +52,7 @@ def _dummy(item: Dataset, salt: bytes) -> Dataset:
     from dicomanonymizer.simpledicomanonymizer import replace_element
 
     for tag, element in rules.elements(item):
-        if element is None or tag.group % 2 or tag.group < 0x0008 or tag.element == 0 or rules.known_vr(tag) is None:
+        if element is None or rules.is_outside(tag):
             del item[tag]
         elif element.VR == "SQ":
             element.value = Sequence([_dummy(one, salt) for one in element.value or ()])
@@ -70,7 +69,7 @@ def _dummy(item: Dataset, salt: bytes) -> Dataset:
 def _replace_uids(element: DataElement, salt: bytes) -> None:
     """Keyed UIDs for all but those of DICOM itself, such as classes and transfer syntaxes."""
     new = [
-        str(one) if not one or str(one).startswith(rules.STANDARD_UIDS) else uid_pseudonym(salt, str(one))
+        str(one) if not one or rules.is_standard_uid(str(one)) else uid_pseudonym(salt, str(one))
         for one in rules.values(element)
     ]
     element.value = new[0] if len(new) == 1 else new

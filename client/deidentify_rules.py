@@ -17,6 +17,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
+from pydicom.uid import UID
 
 EDITION = "2026c"
 METHOD = f"Consilium; PS3.15 Basic Profile {EDITION} by dicom-anonymizer"
@@ -61,7 +62,6 @@ DUMMIES = frozenset(
 """What dicom-anonymizer puts in the place of text."""
 DUMMY_BYTES = (b"", b"Anonymized")
 
-STANDARD_UIDS = "1.2.840.10008."
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{0,16}")
 _WORD = re.compile(r"\w+")
 _LEAST_LETTERS = 4
@@ -119,6 +119,17 @@ def values(element: DataElement) -> list[Any]:
     return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
 
 
+def is_standard_uid(text: str) -> bool:
+    """Whether a UID is one of those that DICOM itself registers: classes, transfer syntaxes, well-known frames of reference."""
+    return UID(text).name != text
+
+
+def is_outside(tag: BaseTag) -> bool:
+    """Whether nothing may stay under a tag: private, of no dictionary, of a file's frame, or of an overlay or curve."""
+    framing = tag.group < 0x0008 or tag.element == 0 or tag.group >> 8 in (0x50, 0x60)
+    return bool(tag.group % 2 or framing or known_vr(tag) is None)
+
+
 def is_code_string(text: str) -> bool:
     """Whether this is a word of a vocabulary (CS) and not some text under a wrong name."""
     return _CODE_STRING.fullmatch(text) is not None
@@ -155,7 +166,7 @@ def what_identifies(dataset: Dataset) -> tuple[frozenset[str], frozenset[str]]:
                 names |= inner[0]
                 uids |= inner[1]
         elif element.VR == "UI":
-            uids |= {str(value) for value in values(element) if value and not str(value).startswith(STANDARD_UIDS)}
+            uids |= {str(value) for value in values(element) if value and not is_standard_uid(str(value))}
         elif element.VR == "PN" or (element.VR in TEXT and (tag.group == 0x0010 or int(tag) in _IDENTIFYING)):
             for value in values(element):
                 names |= words(str(value))

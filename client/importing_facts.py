@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from client import deidentify_rules as rules
+from client.quiet_pydicom import quiet_pydicom
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,17 @@ FACTS_TAGS = (
 
 def read_facts(original: Dataset) -> Facts:
     """What an original says of its patient, its place and its labels' keys; empty where it says nothing."""
-    sex = text_of(original, "PatientSex").upper()
-    return Facts(
-        patient_id=text_of(original, "PatientID"),
-        sop_uid=text_of(original, "SOPInstanceUID"),
-        series_uid=text_of(original, "SeriesInstanceUID"),
-        study_uid=text_of(original, "StudyInstanceUID"),
-        accession=text_of(original, "AccessionNumber"),
-        sex=sex if sex in ("M", "F", "O") else "",
-        age_band=age_band(original),
-    )
+    with quiet_pydicom():
+        sex = text_of(original, "PatientSex").upper()
+        return Facts(
+            patient_id=text_of(original, "PatientID"),
+            sop_uid=text_of(original, "SOPInstanceUID"),
+            series_uid=text_of(original, "SeriesInstanceUID"),
+            study_uid=text_of(original, "StudyInstanceUID"),
+            accession=text_of(original, "AccessionNumber"),
+            sex=sex if sex in ("M", "F", "O") else "",
+            age_band=age_band(original),
+        )
 
 
 def age_band(original: Dataset) -> str:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from client.deidentify import Reason, Refused
 from client.importing_facts import FACTS_TAGS, Facts, read_facts
 from client.quiet_pydicom import quiet_pydicom
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 
 # A file without preamble begins with group 0002 or 0008, little or big endian.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
@@ -36,6 +36,7 @@ def find_files(sources: Sequence[Path], out: Path) -> list[Found]:
 
     Raises:
         ConfigError: a source is not there, or lies in the folder of the copies.
+        DataError: a folder cannot be read.
     """
     target = out.resolve()
     for source in sources:
@@ -53,11 +54,18 @@ def _walk(source: Path, target: Path) -> Iterator[Path]:
     if source.is_file():
         yield source
         return
-    for folder, folders, files in os.walk(source):
+    for folder, folders, files in os.walk(source, onerror=_not_readable):
         here = Path(folder)
         # Copies may be kept below the originals; they are no originals.
         folders[:] = sorted(name for name in folders if (here / name).resolve() != target)
         yield from (here / name for name in sorted(files) if (here / name).is_file())
+
+
+def _not_readable(error: OSError) -> None:
+    """A folder that is left out would be missed by nobody."""
+    raise DataError(
+        f"cannot look into {error.filename}: {error.strerror}; make it readable, or name other sources"
+    ) from error
 
 
 def _found(path: Path) -> Found:

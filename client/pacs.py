@@ -76,8 +76,10 @@ def access(
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(f"'{url}' is no address of a PACS; expected https://HOST[:PORT]/PATH")
-    if parts.username or parts.password:
-        raise ConfigError(f"the address of the PACS holds a user name: other users of this machine can see it. {WHERE}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(
+            f"the address of the PACS holds a user name or a token: other users of this machine can see it. {WHERE}"
+        )
     if parts.scheme == "http" and not plain_http and not _is_loopback(parts.hostname):
         raise ConfigError(
             f"{url} is not encrypted: images and passwords can be read on the way. Use https://, or --plain-http if the way "
@@ -101,7 +103,13 @@ def _from_file(path: Path) -> Credentials:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise ConfigError(f"--credentials {path} has mode {mode:04o}: others may read it; chmod 600 it")
-    return parse(Credentials, content, f"--credentials {path}")
+    try:
+        return parse(Credentials, content, f"--credentials {path}")
+    except ConfigError:
+        # The message would quote what is in the file.
+        raise ConfigError(
+            f"--credentials {path}: expected the keys user and password, or token, with texts in quotes"
+        ) from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> Credentials:

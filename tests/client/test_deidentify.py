@@ -1,6 +1,7 @@
 """What a de-identified copy holds, and that a copy which holds more is not made."""
 
 import io
+import tempfile
 from pathlib import Path
 
 import pydicom
@@ -16,7 +17,7 @@ from client import deidentify as module
 from client import deidentify_rules as rules
 from client.deidentify import Copy, Reason, Refused, deidentify, likely_burned_in
 from client.deidentify_check import Expected, problems
-from client.importing_facts import age_band, read_facts
+from client.importing_facts import Facts, age_band, read_facts
 from client.importing_files import find_files
 from client.pseudonyms import pseudonym, uid_pseudonym
 from client.quiet_pydicom import quiet_pydicom
@@ -172,19 +173,48 @@ def add(dataset: Dataset, content, implicit: bool) -> list[str]:
     return texts
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(ITEM, st.booleans())
-def test_random_text_and_dates_never_survive(content, implicit):
+def check_that_nothing_survives(content, implicit):
     dataset = original()
     with quiet_pydicom():
         texts = add(dataset, content, implicit)
     if implicit:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     found = deidentify(reread(dataset), SALT, allow_burned_in=True)
-    assert isinstance(found, Copy) or found.reason is Reason.NOT_VERIFIED
-    if isinstance(found, Copy):
-        for text in texts:
-            assert text.encode().lower() not in found.data.lower()
+    assert isinstance(found, Copy), found
+    for text in texts:
+        assert text.encode().lower() not in found.data.lower()
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ITEM, st.booleans())
+def test_random_text_and_dates_never_survive(content, implicit):
+    check_that_nothing_survives(content, implicit)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ITEM, st.booleans())
+def test_random_text_and_dates_never_survive_at_length(content, implicit):
+    check_that_nothing_survives(content, implicit)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1700), st.integers(0, 255)), min_size=1, max_size=8), st.integers(200, 4000))
+def test_random_damage_gives_a_copy_or_a_reason_and_nothing_else(changes, length):
+    content = bytearray(as_bytes(original()))
+    for place, byte in changes:
+        content[place % len(content)] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "IM1"
+        path.write_bytes(content[:length])
+        found = find_files([path], Path(folder) / "out")[0]
+        assert isinstance(found.look(), Facts | Refused)
+        read = found.read()
+        copy = read if isinstance(read, Refused) else deidentify(read, SALT, allow_burned_in=True)
+    assert isinstance(copy, Copy | Refused)
+    if isinstance(copy, Copy):
+        with quiet_pydicom():
+            assert private_tags(pydicom.dcmread(io.BytesIO(copy.data))) == 0
 
 
 def test_the_list_of_text_that_stays_is_short():
@@ -215,6 +245,16 @@ def test_other_bytes_and_values_of_unknown_kind_go():
     copy = copied(dataset)
     assert "ICCProfile" not in copy
     assert 0x00181260 not in copy
+
+
+def test_a_uid_that_only_looks_like_one_of_dicom_is_replaced():
+    copy = copied(original(FrameOfReferenceUID="1.2.840.10008.19700203", SourceImageSequence=[]))
+    assert copy.FrameOfReferenceUID == uid_pseudonym(SALT, "1.2.840.10008.19700203")
+    assert copied(original(FrameOfReferenceUID="1.2.840.10008.1.4.1.1")).FrameOfReferenceUID == "1.2.840.10008.1.4.1.1"
+    dataset = original()
+    dataset.add_new(0x0008010C, "UI", "1.2.840.10008.2.16.4")
+    assert 0x0008010C in copied(dataset)
+    assert not [element for element in copied(dataset) if element.tag.group == 0x6000]
 
 
 def expected_of(dataset: Dataset) -> Expected:
@@ -284,6 +324,7 @@ def test_a_copy_that_does_not_verify_is_not_made(monkeypatch):
         ({"PatientID": "  "}, Reason.NO_PATIENT),
         ({"SeriesInstanceUID": ""}, Reason.NO_UID),
         ({"PixelData": b"\0\1"}, Reason.CUT_OFF),
+        ({"PixelData": bytes(128) + b"DOE^Jane"}, Reason.TOO_LONG),
         ({"Rows": 0}, Reason.NO_PIXELS),
         ({"BurnedInAnnotation": "YES"}, Reason.BURNED_IN),
         ({"Modality": "US"}, Reason.BURNED_IN),

@@ -250,7 +250,12 @@ def test_sources_and_copies_are_apart(source, tmp_path):
 
 def test_nothing_above_debug_names_a_patient_or_a_file(source, tmp_path, caplog, capfd):
     (source / "MRN-2" / "odd").write_bytes(as_bytes(original(number=7, PixelData=b"\0\1")))
-    damaged = as_bytes(original(number=8)).replace(b"20260115", b"DOEXJane")
+    damaged = (
+        as_bytes(original(number=8))
+        .replace(b"20260115", b"DOEXJane")
+        .replace(b"MRN-2", b"\1DOEX")
+        .replace(b"ACC-0815", b"DOEX" * 2)
+    )
     (source / "MRN-2" / "damaged").write_bytes(damaged)
     with caplog.at_level("INFO"):
         run(source, tmp_path / "out")
@@ -264,6 +269,19 @@ def test_a_file_that_cannot_be_read_is_refused(source, tmp_path, monkeypatch):
     with opened(tmp_path / "out", tmp_path / "salt") as importer:
         result = importer.run(found, Options())
     assert (result.written, result.num_refused) == (4, 1)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(source, tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def closed(folder):
+        if str(folder).endswith("MRN-2"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError, match=r"cannot look into .*MRN-2: Permission denied"):
+        find_files([source], tmp_path / "out")
 
 
 def test_a_full_disk_is_an_error_and_leaves_whole_files(tmp_path):

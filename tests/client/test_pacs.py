@@ -314,10 +314,12 @@ def test_where_name_and_password_come_from(tmp_path):
     with pytest.raises(ConfigError, match="mode 0640"):
         access("https://pacs", file, None, False, {})
     file.chmod(0o600)
-    for text in ("user: jo\n", "user: jo\npassword: x\ntoken: t\n", "name: x\n"):
+    for text in ("user: jo\n", "user: jo\npassword: secret\ntoken: t\n", "secret: x\n", "user: jo\npassword: 4711\n"):
         file.write_text(text)
-        with pytest.raises(ConfigError, match=r"expected either user and password, or token|unknown key"):
+        with pytest.raises(ConfigError, match="expected the keys user and password, or token") as caught:
             access("https://pacs", file, None, False, {})
+        assert "secret" not in str(caught.value)
+        assert "4711" not in str(caught.value)
     with pytest.raises(ConfigError, match="either user and password"):
         access("https://pacs", None, None, False, {pacs.USER: "jo"})
 
@@ -328,6 +330,7 @@ def test_where_name_and_password_come_from(tmp_path):
         ("pacs:8042", "is no address of a PACS"),
         ("ftp://pacs", "is no address of a PACS"),
         ("https://jo:secret@pacs", "other users of this machine can see it"),
+        ("https://pacs/dicom-web?token=secret", "other users of this machine can see it"),
         ("http://pacs:8042", "is not encrypted"),
     ],
 )
