@@ -68,11 +68,13 @@ def deidentify(original: Dataset, salt: bytes, allow_burned_in: bool = False) ->
     """A verified copy of an image. `original` is used up: its elements are changed in memory.
 
     Raises:
-        Nothing that a file can cause: whatever goes wrong inside is `Reason.UNREADABLE` or `NOT_VERIFIED`.
+        MemoryError: there is too little for it. Nothing else: what goes wrong is `Reason.UNREADABLE` or `NOT_VERIFIED`.
     """
     with quiet_pydicom():
         try:
             return _refusal(original, allow_burned_in) or _copy(original, salt)
+        except MemoryError:
+            raise
         except Exception as error:  # a damaged file may raise anything here
             return Refused(Reason.UNREADABLE, type(error).__name__)
 

@@ -30,7 +30,7 @@ def problems(data: bytes, expected: Expected) -> list[str]:
     """What is wrong with the bytes of a copy; nothing if it may be written."""
     copy = pydicom.dcmread(io.BytesIO(data))
     found = list(_meta_problems(copy, expected))
-    found += _dataset_problems(copy, expected, dummies_only=False)
+    found += _dataset_problems(copy, expected, rules.KEPT_BYTES, dummies_only=False)
     if copy.get("PatientID") != expected.patient or copy.get("SOPInstanceUID") != expected.sop_uid:
         found.append("the pseudonyms are not in it")
     if copy.get("PatientIdentityRemoved") != "YES" or copy.get("DeidentificationMethod") != rules.METHOD:
@@ -53,31 +53,35 @@ def _meta_problems(copy: Dataset, expected: Expected) -> Iterator[str]:
         yield "the file meta information names another instance"
 
 
-def _dataset_problems(dataset: Dataset, expected: Expected, dummies_only: bool) -> Iterator[str]:
-    """dummies_only: inside a sequence of which the profile leaves no value."""
+def _dataset_problems(
+    dataset: Dataset, expected: Expected, kept_bytes: frozenset[int | None], dummies_only: bool
+) -> Iterator[str]:
+    """kept_bytes: tags that may hold bytes here. dummies_only: inside a sequence of which the profile leaves no value."""
     for tag, element in rules.elements(dataset):
         if tag.group % 2 or tag.group < 0x0008:
             yield f"private tag {tag}"
         elif element is None or rules.known_vr(tag) is None:
             yield f"unknown tag {tag}"
         else:
-            yield from _element_problems(element, expected, dummies_only)
+            yield from _element_problems(element, expected, kept_bytes, dummies_only)
 
 
-def _element_problems(element: DataElement, expected: Expected, dummies_only: bool) -> Iterator[str]:
+def _element_problems(
+    element: DataElement, expected: Expected, kept_bytes: frozenset[int | None], dummies_only: bool
+) -> Iterator[str]:
     action = rules.action_of(element.tag)
     replaced = action is not None and not action.__name__.endswith("UID")
     ours = {0x00100020: expected.patient, 0x00120063: rules.METHOD}.get(element.tag)
     if element.VR == "SQ":
         for item in element.value or ():
-            yield from _dataset_problems(item, expected, dummies_only or replaced)
+            yield from _dataset_problems(item, expected, rules.KEPT_BYTES_INSIDE, dummies_only or replaced)
     elif ours is not None and not dummies_only and element.value == ours:
         return
     elif (replaced or dummies_only) and element.VR != "UI":
         if not all(_is_dummy(value, expected) for value in rules.values(element)):
             yield f"{element.tag} {element.keyword} has a value"
     else:
-        yield from _kept_problems(element, expected)
+        yield from _kept_problems(element, expected, kept_bytes)
 
 
 def _is_dummy(value: object, expected: Expected) -> bool:
@@ -93,9 +97,10 @@ def _is_new_uid(text: str, expected: Expected) -> bool:
     return text.startswith("2.25.") and text not in expected.original_uids
 
 
-def _kept_problems(element: DataElement, expected: Expected) -> Iterator[str]:
+def _kept_problems(element: DataElement, expected: Expected, kept_bytes: frozenset[int | None]) -> Iterator[str]:
     """What is wrong with an element that the profile does not name, or with UIDs, wherever they are."""
-    where, found = f"{element.tag} {element.keyword}", [str(value) for value in rules.values(element)]
+    where = f"{element.tag} {element.keyword}"
+    found = [str(value) for value in rules.values(element)] if element.VR not in rules.BYTES else []
     if element.VR == "UI":
         if not all(not one or rules.is_standard_uid(one) or _is_new_uid(one, expected) for one in found):
             yield f"{where} has a UID of the original"
@@ -111,5 +116,5 @@ def _kept_problems(element: DataElement, expected: Expected) -> Iterator[str]:
     elif element.VR in rules.DECIMALS:
         if not all(map(rules.is_decimal, found)):
             yield f"{where} is no number"
-    elif element.VR not in rules.NUMBERS and element.tag not in rules.KEPT_BYTES:
+    elif element.VR not in rules.NUMBERS and element.tag not in kept_bytes:
         yield f"{where} has bytes"

@@ -8,8 +8,8 @@ from client import deidentify_rules as rules
 from client.pseudonyms import uid_pseudonym
 
 
-def clean(dataset: Dataset, salt: bytes, words: frozenset[str]) -> None:
-    """Remove or replace, in place and at every level, all that may not stay."""
+def clean(dataset: Dataset, salt: bytes, words: frozenset[str], inside: bool = False) -> None:
+    """Remove or replace, in place and at every level, all that may not stay. inside: this is an item of a sequence."""
     for tag, element in rules.elements(dataset):
         if element is None or rules.is_outside(tag) or tag == rules.CHARACTER_SET:
             del dataset[tag]
@@ -17,10 +17,10 @@ def clean(dataset: Dataset, salt: bytes, words: frozenset[str]) -> None:
             _apply(action, dataset, element, salt, words)
         elif element.VR == "SQ":
             for item in element.value or ():
-                clean(item, salt, words)
+                clean(item, salt, words, inside=True)
         elif element.VR == "UI":
             _replace_uids(element, salt)
-        elif not _may_stay(element, words):
+        elif not _may_stay(element, words, inside):
             del dataset[tag]
 
 
@@ -30,7 +30,7 @@ def _apply(action: rules.Action, dataset: Dataset, element: DataElement, salt: b
     if name.endswith("UID"):
         if element.VR == "SQ":
             for item in element.value or ():
-                clean(item, salt, words)
+                clean(item, salt, words, inside=True)
         elif element.VR == "UI":
             _replace_uids(element, salt)
         else:
@@ -75,7 +75,7 @@ def _replace_uids(element: DataElement, salt: bytes) -> None:
     element.value = new[0] if len(new) == 1 else new
 
 
-def _may_stay(element: DataElement, words: frozenset[str]) -> bool:
+def _may_stay(element: DataElement, words: frozenset[str], inside: bool) -> bool:
     """Whether an element that the profile does not name stays; no text, date or bytes but those of the short lists."""
     texts = [str(value) for value in rules.values(element)] if element.VR not in rules.BYTES else []
     named = any(rules.words(text) & words for text in texts)
@@ -85,4 +85,4 @@ def _may_stay(element: DataElement, words: frozenset[str]) -> bool:
         return all(map(rules.is_code_string, texts)) and not (named and rules.may_name(element))
     if element.VR in rules.DECIMALS:
         return all(map(rules.is_decimal, texts))
-    return element.VR in rules.NUMBERS or element.tag in rules.KEPT_BYTES
+    return element.VR in rules.NUMBERS or element.tag in (rules.KEPT_BYTES_INSIDE if inside else rules.KEPT_BYTES)

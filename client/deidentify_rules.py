@@ -52,6 +52,10 @@ _KEPT_BYTES = (
 )
 KEPT_TEXT = frozenset(tag_for_keyword(keyword) for keyword in _KEPT_TEXT)
 KEPT_BYTES = frozenset(tag_for_keyword(keyword) for keyword in _KEPT_BYTES)
+KEPT_BYTES_INSIDE = frozenset(
+    tag_for_keyword(keyword) for keyword in _KEPT_BYTES if keyword.endswith("Data")
+) - frozenset(tag_for_keyword(keyword) for keyword in PIXELS)
+"""In the items of sequences: tables of values and colours, and no second image, such as an icon."""
 KEPT_META = frozenset((0x00020000, 0x00020001, 0x00020002, 0x00020003, 0x00020010, 0x00020012, 0x00020013))
 """Of the file meta information: its length, version, class, instance, transfer syntax, and who wrote it: pydicom."""
 

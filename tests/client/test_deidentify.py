@@ -242,7 +242,9 @@ def test_a_code_string_that_is_none_goes():
 def test_other_bytes_and_values_of_unknown_kind_go():
     dataset = original(ICCProfile=b"profile of Jane.")
     dataset.add_new(0x00181260, "UN", b"UN plate 1")
+    dataset.AnatomicRegionSequence[0].add_new(0x7FE00010, "OB", b"icon with a name")
     copy = copied(dataset)
+    assert "PixelData" not in copy.AnatomicRegionSequence[0]
     assert "ICCProfile" not in copy
     assert 0x00181260 not in copy
 
@@ -290,6 +292,7 @@ TAMPERED = {
     "has a UID of the original": nested("ReferencedSOPInstanceUID", "1.2.3.4.1.1.1"),
     "PatientID has a value": nested("PatientID", "MRN-4711"),
     "unknown tag": lambda copy: copy.add_new(0x0018FFF0, "US", 7),
+    "PixelData has bytes": lambda copy: copy.SourceImageSequence[0].add_new(0x7FE00010, "OB", b"icon"),
     "ICCProfile has bytes": lambda copy: setattr(copy, "ICCProfile", b"profile1"),
     "the pixel data differ": lambda copy: setattr(copy, "PixelData", bytes(len(copy.PixelData))),
     "the pseudonyms are not in it": lambda copy: setattr(copy, "PatientID", "0" * 32),
