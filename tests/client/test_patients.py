@@ -1,13 +1,12 @@
 """Whose an image is, where only its DICOM header says so; manifests and class folders of medical files."""
 
-import stat
-
 import nibabel
 import numpy as np
 import pytest
 
 from client.hospital_file import Data, HospitalFile
-from client.patients import KEY_FILE, hashed, modality_of, patient_key, patient_of
+from client.patients import SALT_FILE, modality_of, patient_of
+from client.pseudonyms import load_salt, pseudonym
 from client.records import read_rows
 from common.errors import DataError
 from simulation.hospitals import find_hospitals
@@ -22,36 +21,19 @@ def keys(tmp_path):
     return tmp_path / "state"
 
 
-def test_the_key_is_made_once_for_its_owner_only(keys):
-    key = patient_key(keys)
-    assert len(key) == 32
-    assert patient_key(keys) == key
-    assert stat.S_IMODE((keys / KEY_FILE).stat().st_mode) == 0o600
-    assert stat.S_IMODE(keys.stat().st_mode) == 0o700
-    assert [path.name for path in keys.iterdir()] == [KEY_FILE]
-    assert patient_key(keys / "other") != key
+@pytest.fixture
+def hashed(keys):
+    """A patient's id as this hospital hashes it."""
+    return lambda patient_id: pseudonym(load_salt(keys / SALT_FILE), patient_id)
 
 
-def test_a_key_of_another_length_is_an_error(keys):
-    keys.mkdir()
-    (keys / KEY_FILE).write_bytes(b"short")
-    with pytest.raises(DataError, match=r"patients\.key: expected a key of 32 bytes, got 5; restore"):
-        patient_key(keys)
-
-
-def test_the_hash_is_hmac_sha256():
-    # RFC 4231, test case 2, shortened to 32 hex digits.
-    assert hashed("what do ya want for nothing?", b"Jefe") == "5bdcc146bf60754e6a042426089575c7"
-    assert hashed(" P1 ", b"k") == hashed("P1", b"k") != hashed("P1", b"other")
-
-
-def test_one_patient_has_one_id_in_files_and_series_and_no_other(tmp_path, keys):
+def test_one_patient_has_one_id_in_files_and_series_and_no_other(tmp_path, keys, hashed):
     one = write_dicom(tmp_path / "a.dcm", PIXELS, PatientID="P1", StudyInstanceUID=uid(1))
     two = write_dicom(tmp_path / "IM0002", PIXELS + 1, PatientID="P1 ", StudyInstanceUID=uid(2))
     other = write_dicom(tmp_path / "c.dcm", PIXELS, PatientID="P2")
     series = write_series(tmp_path / "ct", STACK, patient="P1")
     found = [patient_of(path, keys) for path in (one, two, series, other)]
-    assert found[0] == found[1] == found[2] == hashed("P1", patient_key(keys)) != found[3]
+    assert found[0] == found[1] == found[2] == hashed("P1") != found[3]
     assert patient_of(write_dicom(tmp_path / "d.dcm", PIXELS), keys) is None
     assert (modality_of(one), modality_of(series)) == ("CT", "CT")
 
@@ -64,7 +46,7 @@ def test_no_key_is_made_where_nobody_needs_one(tmp_path, keys):
 
 
 @pytest.mark.parametrize("head", ["path,label,patient_id", "path,label"])
-def test_a_manifest_without_patients_takes_them_from_the_files(tmp_path, keys, head):
+def test_a_manifest_without_patients_takes_them_from_the_files(tmp_path, keys, head, hashed):
     write_dicom(tmp_path / "a.dcm", PIXELS, PatientID="P1")
     write_dicom(tmp_path / "b", PIXELS, PatientID="P1")
     write_series(tmp_path / "ct", STACK, patient="P2")
@@ -72,8 +54,7 @@ def test_a_manifest_without_patients_takes_them_from_the_files(tmp_path, keys, h
     lines = [head, *(f"{name},normal{end}" for name in ("a.dcm", "b", "ct"))]
     (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
     one, two, three = (row.patient_id for row in read_rows(tmp_path, keys))
-    key = patient_key(keys)
-    assert (one, two, three) == (hashed("P1", key), hashed("P1", key), hashed("P2", key))
+    assert (one, two, three) == (hashed("P1"), hashed("P1"), hashed("P2"))
 
 
 def test_what_nobody_says_is_named_line_by_line_or_as_a_column(tmp_path, keys):
@@ -90,7 +71,7 @@ def test_what_nobody_says_is_named_line_by_line_or_as_a_column(tmp_path, keys):
         read_rows(tmp_path, keys)
 
 
-def test_class_folders_hold_files_series_and_files_without_suffix(tmp_path, keys):
+def test_class_folders_hold_files_series_and_files_without_suffix(tmp_path, keys, hashed):
     folder = tmp_path / "st-marys"
     write_dicom(folder / "normal" / "IM0001", PIXELS, PatientID="P1")
     write_dicom(folder / "normal" / "deep" / "x.dcm", PIXELS)
@@ -99,14 +80,13 @@ def test_class_folders_hold_files_series_and_files_without_suffix(tmp_path, keys
     write_series(folder / "opacity" / "films", STACK[:2], modality="DX", patient="P3")
     nibabel.save(nibabel.Nifti1Image(STACK, np.eye(4)), folder / "opacity" / "v.1.nii.gz")
     (folder / "opacity" / "notes").write_text("text")
-    key = patient_key(keys)
     found = [(str(row.path.relative_to(folder)), row.label, row.patient_id) for row in read_rows(folder, keys)]
     assert found == [
-        ("normal/IM0001", "normal", hashed("P1", key)),
+        ("normal/IM0001", "normal", hashed("P1")),
         ("normal/deep/x.dcm", "normal", "x"),
-        ("normal/study", "normal", hashed("P2", key)),
-        ("opacity/films/003.dcm", "opacity", hashed("P3", key)),
-        ("opacity/films/010.dcm", "opacity", hashed("P3", key)),
+        ("normal/study", "normal", hashed("P2")),
+        ("opacity/films/003.dcm", "opacity", hashed("P3")),
+        ("opacity/films/010.dcm", "opacity", hashed("P3")),
         ("opacity/v.1.nii.gz", "opacity", "v.1"),
     ]
 
