@@ -3,7 +3,8 @@
 Letters: N images, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from client.weights import load_backbone
 from common.artifact import Manifest, load_model
 from common.dp.private_features import stage_normalised
 from common.errors import ArtifactError, DataError
-from common.head import Float32, Head
+from common.head import Float32, Float64, Head
 from common.model import Model, digest_of_arrays
 
 REFER = "refer to a radiologist"
@@ -85,6 +86,17 @@ class Diagnostician:
         parts = (images[start : start + _IMAGES_AT_ONCE] for start in range(0, len(images), _IMAGES_AT_ONCE))
         return [diagnosis for part in parts for diagnosis in self._diagnose(part, threshold)]
 
+    def probabilities(self, pixels: Pixels) -> Float64:
+        """Probabilities (N, C) of pixels (N, 3, H, W) uint8 as `client.images.to_input` makes them."""
+        return self.model.head.probabilities(self._features(pixels))
+
+    @contextmanager
+    def network(self) -> Iterator[Backbone]:
+        """The backbone with what the model and this hospital have of their own in it, while the body runs."""
+        backbone = self._extractor.backbone
+        with installed(backbone, {**self.model.tuned, **self._batch_norm}):
+            yield backbone
+
     def _diagnose(self, images: Sequence[Path], threshold: float) -> list[Diagnosis]:
         job = self.manifest.job
         pixels, problems = {}, {}
@@ -95,7 +107,7 @@ class Diagnostician:
                 problems[index] = str(error)
         found: dict[int, Mapping[str, float]] = {}
         if pixels:
-            rows = self.model.head.probabilities(self._features(np.stack(list(pixels.values())))).tolist()
+            rows = self.probabilities(np.stack(list(pixels.values()))).tolist()
             found = {index: dict(zip(job.classes, row, strict=True)) for index, row in zip(pixels, rows, strict=True)}
         return [
             _diagnosis(path, found[index], threshold) if index in found else Diagnosis(path, {}, REFER, problems[index])
@@ -105,7 +117,7 @@ class Diagnostician:
     def _features(self, pixels: Pixels) -> Float32:
         """Features (N, D) of pixels (N, 3, H, W), averaged with those of the mirror images if the job mirrors."""
         views = [pixels, np.ascontiguousarray(pixels[..., ::-1])] if self.manifest.job.features.mirror else [pixels]
-        with installed(self._extractor.backbone, {**self.model.tuned, **self._batch_norm}):
+        with self.network():
             found = [self._extractor(view)[:, self._columns] for view in views]
         mean = np.asarray(np.mean(found, axis=0), np.float32)
         return stage_normalised(mean, self.manifest.job.feature_blocks) if self.manifest.job.private else mean
