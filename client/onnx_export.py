@@ -123,9 +123,9 @@ def export_onnx(
         # Not `>`: a difference that is no number is no parity.
         if not parity.largest_difference <= TOLERANCE:
             raise ArtifactError(
-                f"{file}: onnxruntime differs from the diagnosis by {parity.largest_difference:.1e} in a probability; expected at "
-                f"most {TOLERANCE:g} on {len(drawn) + len(given)} images; no file was kept. Export with the versions of torch, onnx "
-                "and onnxruntime that this version was tested with"
+                f"{file}: onnxruntime differs from the diagnosis by {parity.largest_difference:.1e} in a probability; expected "
+                f"at most {TOLERANCE:g} on {len(drawn) + len(given)} images; no file was kept. Export with the versions of "
+                "torch, onnx and onnxruntime that this version was tested with"
             )
         temporary.chmod(0o644)
         temporary.replace(file)
@@ -152,8 +152,8 @@ def describe(manifest: Manifest) -> dict[str, Any]:
             "channels": ["red", "green", "blue"],
         },
         "preprocessing": {
-            "decode": "8-bit grey or RGB, EXIF orientation applied, transparency on black; deeper grey is scaled from its least and "
-            "greatest value to 0 and 255; the three channels of a grey image are equal",
+            "decode": "8-bit grey or RGB, EXIF orientation applied, transparency on black; deeper grey is scaled from its least "
+            "and greatest value to 0 and 255; the three channels of a grey image are equal",
             "fit": job.image.fit,
             "size_px": job.size_px,
             "resample": "bilinear with antialiasing (Pillow's BILINEAR), rounded to 8 bits",
@@ -199,17 +199,18 @@ def _write(diagnostician: Diagnostician, file: Path, about: Mapping[str, Any]) -
             dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
             verbose=False,
         )
-    if program is None:
-        raise ArtifactError(f"{file}: torch.onnx.export made no program; expected one, with torch 2.5 or newer")
-    program.model.producer_name = "consilium"
-    program.model.metadata_props.update(
-        {
-            "consilium": json.dumps(about),
-            "classes": json.dumps(about["classes"]),
-            "preprocessing": json.dumps(about["preprocessing"]),
-        }
-    )
-    program.save(str(file), external_data=False)
+        if program is None:
+            raise ArtifactError(f"{file}: torch.onnx.export made no program; expected one, with torch 2.5 or newer")
+        program.model.producer_name = "consilium"
+        program.model.metadata_props.update(
+            {
+                "consilium": json.dumps(about),
+                "classes": json.dumps(about["classes"]),
+                "preprocessing": json.dumps(about["preprocessing"]),
+            }
+        )
+        # In here: the program refers to the arrays of the network, which get back their own afterwards.
+        program.save(str(file), external_data=False)
 
 
 def _random_pixels(randomness: np.random.Generator, number: int, side: int) -> Pixels:

@@ -7,6 +7,7 @@
     summary.json        everything worth knowing, for programs and people; it is there when the run is finished
     counts.json         the test counts the metrics come from: pooled, and of each hospital
     report.html         written by `server/report.py` from the files above
+    MODEL_CARD.md, model_card.html   written by `server/model_card.py` from them, too
     failure.json        why the run stopped, if it did; gone as soon as it goes on
     run.lock            held by the process that writes the directory
 
