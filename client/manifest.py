@@ -1,4 +1,4 @@
-"""A hospital's manifest: a CSV file with the columns path, label, patient_id and, if the hospital likes, split.
+"""A hospital's manifest: a CSV file with the columns path, label, patient_id and, if the hospital likes, split, sex, age_band.
 
 Capitals in column names do not matter, other columns are passed over. Everything wrong with a manifest is reported at
 once, so that it is corrected at once.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.config_file import nearest, unknown
 from common.errors import DataError
+from common.groups import ATTRIBUTES
 from common.wire import PARTS
 
 COLUMNS = ("path", "label", "patient_id")
@@ -24,12 +25,17 @@ PROBLEMS_SHOWN = 10
 
 @dataclass(frozen=True)
 class Row:
-    """One image as the hospital describes it; `part` (of `PARTS`) is None where the hospital leaves the split to the job."""
+    """One image as the hospital describes it; `part` (of `PARTS`) is None where the hospital leaves the split to the job.
+
+    sex, age_band: as written, in lower case; empty where the manifest does not say. Only jobs with `evaluation.groups` read them.
+    """
 
     path: Path
     label: str
     patient_id: str
     part: str | None = None
+    sex: str = ""
+    age_band: str = ""
 
 
 def read_manifest(manifest: Path) -> list[Row]:
@@ -79,7 +85,8 @@ def _listed(problems: list[str]) -> str:
 
 def _row(folder: Path, cells: Mapping[str, str | None]) -> Row:
     path, label, patient_id = ((cells.get(column) or "").strip() for column in COLUMNS)
-    return Row(folder / path, label, patient_id, SPLIT_WORDS.get(_split_word(cells)))
+    sex, age_band = ((cells.get(column) or "").strip().lower() for column in ATTRIBUTES)
+    return Row(folder / path, label, patient_id, SPLIT_WORDS.get(_split_word(cells)), sex, age_band)
 
 
 def _split_word(cells: Mapping[str, str | None]) -> str:
@@ -90,7 +97,7 @@ def _column_problems(columns: list[str]) -> list[str]:
     if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
         return ["the columns are separated by semicolons or tabs; save the file with commas"]
     problems = []
-    for column in (*COLUMNS, "split"):
+    for column in (*COLUMNS, "split", *ATTRIBUTES):
         if column in COLUMNS and column not in columns:
             # A near name may be meant, but not one that is a column of its own.
             hint = nearest(column, [name for name in columns if name not in COLUMNS])

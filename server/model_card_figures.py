@@ -20,7 +20,10 @@ SHOWN: Mapping[str, str] = {
     "brier": "Brier",
 }
 COMPARED = ("auroc", "accuracy", "sensitivity", "specificity", "ece")
-"""The metrics in which hospitals and groups are held against each other."""
+"""The metrics in which hospitals are held against each other."""
+
+BY_GROUP = ("accuracy", "sensitivity", "specificity", "precision", "f1")
+"""What a confusion matrix gives: scores are not told by group."""
 
 NO_HOSPITALS = "No data by hospital: the coordinator saw sums over hospitals only (secure aggregation)."
 
@@ -77,7 +80,7 @@ def differences(run: FinishedRun) -> list[Item]:
     hospitals = run.summary["metrics"]["hospitals"]
     if not hospitals:
         return [NO_HOSPITALS]
-    return _compared(hospitals, "hospital")
+    return _compared(hospitals, "hospital", COMPARED)
 
 
 def groups(run: FinishedRun) -> list[Item]:
@@ -97,14 +100,14 @@ def groups(run: FinishedRun) -> list[Item]:
                 f"{name}: no data. No hospital has groups that are large enough to be told, or it has no such column."
             )
             continue
-        columns = [name, "images", *SHOWN.values()]
+        columns = [name, "images", "hospitals", *(SHOWN[metric] for metric in BY_GROUP)]
         rows = [
-            [group, number(one["n"]), *(_measured(one, metric) for metric in SHOWN)]
+            [group, number(one["n"]), number(one["hospitals"]), *(_measured(one, metric) for metric in BY_GROUP)]
             if one["n"]
-            else [group, "withheld", *["–"] * len(SHOWN)]
+            else [group, "withheld", *["–"] * (1 + len(BY_GROUP))]
             for group, one in by_group.items()
         ]
-        said += [Table(columns, rows), *(_compared(told, "group") if len(told) > 1 else [])]
+        said += [Table(columns, rows), *(_compared(told, "group", BY_GROUP) if len(told) > 1 else [])]
     said.append(
         "A hospital tells a group only where it and the patients outside all told groups are many enough of every class, so "
         "a group's figures may leave hospitals out, and a withheld group may be small, absent, or withheld so that another stays "
@@ -139,9 +142,9 @@ def calibration(run: FinishedRun) -> list[Item]:
     return [*said, Table(["mean confidence", "share that is right", "images"], table)]
 
 
-def _compared(named: Mapping[str, Mapping[str, Any]], what: str) -> list[Item]:
+def _compared(named: Mapping[str, Mapping[str, Any]], what: str, metrics: Sequence[str]) -> list[Item]:
     rows: list[Sequence[str]] = []
-    for metric in COMPARED:
+    for metric in metrics:
         known = {name: one[metric] for name, one in named.items() if one[metric] is not None}
         if len(known) < 2:
             rows.append([SHOWN[metric], "–", "–", "–", f"defined for {len(known)} of {len(named)}"])

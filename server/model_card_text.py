@@ -122,7 +122,10 @@ def privacy(run: FinishedRun) -> list[Item]:
             "No privacy budget: sums, weights and counts left the hospitals without noise, and the model may say something of "
             "single training patients."
         )
-    return [*said, "No image, list of features, file name or patient id left a hospital. In full: docs/privacy.md."]
+    return [
+        *said,
+        "No image, no feature of a single image, no file name and no patient id was asked for. In full: docs/privacy.md.",
+    ]
 
 
 def limits(run: FinishedRun) -> list[Item]:

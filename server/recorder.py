@@ -160,7 +160,7 @@ class Recorder:
         with self.writing(MODEL):
             save_model(self.folder / MODEL, outcome.model, manifest)
         with self.writing(COUNTS):
-            write_atomically(self.folder / COUNTS, json.dumps(plain_counts(outcome)))
+            write_atomically(self.folder / COUNTS, json.dumps(plain_counts(self._job, outcome)))
         # Last: it says that the others are there.
         with self.writing(SUMMARY):
             write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=1))

@@ -100,7 +100,11 @@ def test_a_file_that_differs_is_not_kept(exported, diagnostician, tmp_path, monk
     monkeypatch.setattr(onnx_export, "_write", other)
     head = diagnostician.model.head
     monkeypatch.setattr(
-        diagnostician, "model", Model(Head(head.weight, head.bias + [0.001, 0]), diagnostician.model.tuned)
+        diagnostician,
+        "model",
+        Model(
+            Head(head.weight, head.bias + np.float32(0.001) * np.arange(2, dtype=np.float32)), diagnostician.model.tuned
+        ),
     )
     with pytest.raises(ArtifactError, match=r"differs from the diagnosis by .*no file was kept"):
         export_onnx(diagnostician, tmp_path / "model.onnx")
