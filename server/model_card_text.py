@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from common.modalities import MODALITIES, OTHER
+from common.modalities import OTHER
 from server.failures import in_words
 from server.model_card_page import Item, Listed, Table, Warned
 from server.numbers import number
@@ -67,14 +67,13 @@ def factors(run: FinishedRun) -> list[Item]:
     """What the figures are given by, and what was left open."""
     by = ["hospital"] if run.summary["metrics"]["hospitals"] else []
     by += [name.replace("_", " ") for name in run.summary.get("groups") or {}]
-    row = MODALITIES[run.job["modality"]]
     mirrored = "read" if run.job["features"]["mirror"] else "not read"
     return [
         Listed(
             [
                 f"figures are given by: {', '.join(by) or 'nothing; only for all hospitals together'}",
                 f"instrumentation: images of {run.summary['job']['image']['size'] or 'the size of the backbone'} px (fit "
-                f"{run.job['image']['fit']}); mirror images are {mirrored} ({row.why})",
+                f"{run.job['image']['fit']}); mirror images are {mirrored}",
                 "no data: device, projection, ethnicity, severity and other illnesses are not known to the coordinator",
             ]
         )
