@@ -124,9 +124,9 @@ def export_onnx(
         if not parity.largest_difference <= TOLERANCE:
             raise ArtifactError(
                 f"{file}: onnxruntime differs from the diagnosis by {parity.largest_difference:.1e} in a probability; expected "
-                f"at most {TOLERANCE:g} on {len(drawn) + len(given)} images; nothing was written. Use the versions of torch, onnx "
-                "and onnxruntime that this version was tested with; a head with very large weights shows the float32 rounding "
-                "of the network, and then a greater ridge or fewer stages help"
+                f"at most {TOLERANCE:g} on {len(drawn) + len(given)} images; nothing was written. Use the versions of torch, "
+                "onnx and onnxruntime that this version was tested with; a head with very large weights shows the float32 "
+                "rounding of the network, and then a greater ridge or fewer stages help"
             )
         temporary.chmod(0o644)
         temporary.replace(file)
