@@ -39,7 +39,7 @@ def import_images(
         typer.Option(help="CSV with a column label, and StudyInstanceUID, AccessionNumber or path.", metavar="FILE"),
     ] = None,
     keep_sex_age: Annotated[
-        bool, typer.Option("--keep-sex-age", help="Columns sex and age_band (ten years, 90+ together) in manifest.csv.")
+        bool, typer.Option("--keep-sex-age", help="Columns sex and age_band (as jobs ask for them) in manifest.csv.")
     ] = False,
     allow_burned_in: Annotated[
         bool,

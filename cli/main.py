@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cli import advise, compare, coordinator, hospital, images, importing, runs, tables
+from cli import advise, compare, coordinator, export, hospital, images, importing, runs, tables
 from common.errors import ConsiliumError
 
 EXIT_CODES = """
@@ -40,6 +40,7 @@ app.command("check")(images.check)
 app.command("import", epilog=importing.EPILOG)(importing.import_images)
 app.command("advise")(advise.advise)
 app.command("diagnose")(images.diagnose)
+app.command("export")(export.export)
 app.command("backbones")(tables.backbones)
 app.command("methods")(tables.methods)
 app.add_typer(coordinator.app, name="coordinator")

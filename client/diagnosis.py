@@ -3,7 +3,8 @@
 Letters: N images, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from client.weights import load_backbone
 from common.artifact import Manifest, load_model
 from common.dp.private_features import stage_normalised
 from common.errors import ArtifactError, DataError
-from common.head import Float32, Head
+from common.head import Float32, Float64, Head
 from common.model import Model, digest_of_arrays
 
 REFER = "refer to a radiologist"
@@ -86,6 +87,17 @@ class Diagnostician:
         parts = (images[start : start + _IMAGES_AT_ONCE] for start in range(0, len(images), _IMAGES_AT_ONCE))
         return [diagnosis for part in parts for diagnosis in self._diagnose(part, threshold)]
 
+    def probabilities(self, pixels: Pixels) -> Float64:
+        """Probabilities (N, C) of pixels (N, 3, H, W) uint8 as `client.images.to_input` makes them."""
+        return self.model.head.probabilities(self._of_the_head(self._features(pixels)))
+
+    @contextmanager
+    def network(self) -> Iterator[Backbone]:
+        """The backbone with what the model and this hospital have of their own in it, while the body runs."""
+        backbone = self._extractor.backbone
+        with installed(backbone, {**self.model.tuned, **self._batch_norm}):
+            yield backbone
+
     def _diagnose(self, images: Sequence[Path], threshold: float) -> list[Diagnosis]:
         job = self.manifest.job
         features, problems = {}, {}
@@ -120,15 +132,17 @@ class Diagnostician:
             index: np.asarray(rows.mean(axis=0, dtype=np.float64), np.float32) if len(rows) > 1 else rows[0]
             for index, rows in zip(studies, np.split(features, ends), strict=True)
         }
-        if not self.manifest.job.private:
-            return found
-        blocks = self.manifest.job.feature_blocks
-        return {index: stage_normalised(row[np.newaxis], blocks)[0] for index, row in found.items()}
+        return dict(zip(found, self._of_the_head(np.stack(list(found.values()))), strict=True))
+
+    def _of_the_head(self, features: Float32) -> Float32:
+        """Features (N, D) of studies as the head was trained on them."""
+        job = self.manifest.job
+        return stage_normalised(features, job.feature_blocks) if job.private else features
 
     def _features(self, pixels: Pixels) -> Float32:
         """Features (N, D) of pixels (N, 3, H, W), averaged with those of the mirror images if the job mirrors."""
         views = [pixels, np.ascontiguousarray(pixels[..., ::-1])] if self.manifest.job.features.mirror else [pixels]
-        with installed(self._extractor.backbone, {**self.model.tuned, **self._batch_norm}):
+        with self.network():
             found = [self._extractor(view)[:, self._columns] for view in views]
         return np.asarray(np.mean(found, axis=0), np.float32)
 

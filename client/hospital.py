@@ -176,6 +176,7 @@ class Hospital:
             "evaluate": self._evaluate,
             "own": self._own,
             "personalise": self._personalise,
+            "groups": self._groups,
         }
         return answers[kind](part, request)
 
@@ -273,6 +274,12 @@ class Hospital:
         model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
         counts = part.personal(model, standardisation, which, number)
         return Packed(pack_counts(counts), {**_identity(part), "part": which, "round": number})
+
+    def _groups(self, part: Participation, request: Packed) -> Packed:
+        model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
+        number = int(request.fields["round"])
+        counts = part.count_groups(model, standardisation, number)
+        return Packed({"confusion": counts.astype(np.int32)}, {**_identity(part), "round": number})
 
 
 @functools.lru_cache(maxsize=8)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """What a person chose. keep_sex_age: sex and age band (ten years, 90+) go into the manifest, never into the copies."""
+    """What a person chose. keep_sex_age: sex and age band (as in common.groups) go into the manifest, never into the copies."""
 
     labels: Labels = field(default_factory=Labels)
     allow_burned_in: bool = False

@@ -9,6 +9,7 @@ from pydicom.tag import BaseTag
 
 from client import deidentify_rules as rules
 from client.quiet_pydicom import quiet_pydicom
+from common.groups import GROUPS
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def read_facts(original: Dataset) -> Facts:
 
 
 def age_band(original: Dataset) -> str:
-    """The patient's age at the time of the study, in bands of ten years and 90+; empty if it is not known."""
+    """The patient's age at the time of the study, as a band of `common.groups`; empty if it is not known."""
     stated = re.fullmatch(r"(\d{3})([DWMY])", text_of(original, "PatientAge"))
     born, study = (
         re.fullmatch(r"(\d{4})(\d{4})", text_of(original, word)) for word in ("PatientBirthDate", "StudyDate")
@@ -67,7 +68,7 @@ def age_band(original: Dataset) -> str:
         return ""
     if not 0 <= years <= 150:
         return ""
-    return "90+" if years >= 90 else f"{years // 10 * 10}-{years // 10 * 10 + 9}"
+    return [band for band in GROUPS["age_band"] if int(band.rstrip("+").split("-")[0]) <= years][-1]
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:

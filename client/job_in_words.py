@@ -73,6 +73,8 @@ def _leaves(job: Job) -> str:
         )
     if ASKED_BY["own"](job):
         sent.append(f"a last layer trained here alone, {_size('own', job)} once")
+    if ASKED_BY["groups"](job):
+        sent.append(f"{_by_groups(job)}, {_size('groups', job)} once")
     sent.append("counts of right and wrong answers, score histograms and loss sums on validation and test patients")
     return "; ".join(sent)
 
@@ -85,6 +87,7 @@ def _leaves_masked(job: Job) -> list[str]:
         "statistics": "sums of products of features, over all training images",
         "fit": f"the change of the weights in each of {job.method.rounds} rounds, with counts",
         "evaluate": "counts of right and wrong answers, score histograms and loss sums on validation and test patients",
+        "groups": _by_groups(job),
         "centre": "with noise: sums of all features, and the number of patients",
         "noised-statistics": "with noise: bounded sums of products of features",
         "noised-fit": (
@@ -98,6 +101,11 @@ def _leaves_masked(job: Job) -> list[str]:
         "masked, as parts of sums over hospitals: "
         + "; ".join(f"{words[one]}, {_in_bytes(sizes[one])}" for one in asked)
     ]
+
+
+def _by_groups(job: Job) -> str:
+    names = ", ".join(name.replace("_", " ") for name in job.evaluation.groups)
+    return f"counts of right and wrong answers on test patients by {names}, small groups withheld"
 
 
 def _protection(job: Job) -> str:

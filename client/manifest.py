@@ -1,4 +1,4 @@
-"""A hospital's manifest: a CSV file with the columns path, label, patient_id and, if the hospital likes, split.
+"""A hospital's manifest: a CSV file with the columns path, label, patient_id and, if the hospital likes, split, sex, age_band.
 
 The patient may be left out, cell by cell or as a column, where the images are DICOM files that say whose they are. Capitals
 in column names do not matter, other columns are passed over. Everything wrong with a manifest is reported at once, so that it
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.config_file import nearest, unknown
 from common.errors import DataError
+from common.groups import ATTRIBUTES
 from common.wire import PARTS
 
 COLUMNS = ("path", "label", "patient_id")
@@ -26,12 +27,17 @@ _PATIENT = "patient_id"
 
 @dataclass(frozen=True)
 class Row:
-    """One image as the hospital describes it; `part` (of `PARTS`) is None where the hospital leaves the split to the job."""
+    """One image as the hospital describes it; `part` (of `PARTS`) is None where the hospital leaves the split to the job.
+
+    sex, age_band: as written, in lower case; empty where the manifest does not say. Only jobs with `evaluation.groups` read them.
+    """
 
     path: Path
     label: str
     patient_id: str
     part: str | None = None
+    sex: str = ""
+    age_band: str = ""
 
 
 def read_manifest(manifest: Path, patient_of: Callable[[Path], str | None] | None = None) -> list[Row]:
@@ -96,7 +102,8 @@ def _listed(problems: list[str]) -> str:
 
 def _row(folder: Path, cells: Mapping[str, str | None]) -> Row:
     path, label, patient_id = ((cells.get(column) or "").strip() for column in COLUMNS)
-    return Row(folder / path, label, patient_id, SPLIT_WORDS.get(_split_word(cells)))
+    sex, age_band = ((cells.get(column) or "").strip().lower() for column in ATTRIBUTES)
+    return Row(folder / path, label, patient_id, SPLIT_WORDS.get(_split_word(cells)), sex, age_band)
 
 
 def _with_patients(
@@ -124,7 +131,7 @@ def _column_problems(columns: list[str], needed: Sequence[str]) -> list[str]:
     if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
         return ["the columns are separated by semicolons or tabs; save the file with commas"]
     problems = []
-    for column in (*COLUMNS, "split"):
+    for column in (*COLUMNS, "split", *ATTRIBUTES):
         if column in needed and column not in columns:
             # A near name may be meant, but not one that is a column of its own.
             hint = nearest(column, [name for name in columns if name not in COLUMNS])

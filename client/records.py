@@ -16,6 +16,7 @@ from client.patients import patient_of
 from client.progress import progress
 from common.config_file import nearest
 from common.errors import DataError
+from common.groups import GROUPS, NO_GROUP, WORDS
 from common.job import Evaluation, Job
 from common.wire import PARTS
 
@@ -37,12 +38,16 @@ MANIFEST = "manifest.csv"
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a job: `label` is an index into the job's classes, `part` one of `common.wire.PARTS`."""
+    """One image of a job: `label` is an index into the job's classes, `part` one of `common.wire.PARTS`.
+
+    groups: for each attribute in the job's `evaluation.groups` the index of the group in `common.groups.GROUPS`, -1 for none.
+    """
 
     path: Path
     label: int
     patient_id: str
     part: str
+    groups: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,21 +131,50 @@ def assign(rows: Iterable[Row], job: Job) -> Records:
     A row without a split follows its patient's rows that have one; a patient without any is drawn by `part_of`.
 
     Raises:
-        DataError: labels that are no class of the job, unless the job says `other_labels: skip`.
+        DataError: labels that are no class of the job, unless the job says `other_labels: skip`; words that are no group of an
+            attribute that the job asks for.
     """
     rows = sorted(rows, key=lambda row: str(row.path))
     index = {name: position for position, name in enumerate(job.classes)}
     others = Counter(row.label for row in rows if row.label not in index)
     if others and job.other_labels == "error":
         raise DataError(unknown_labels(others, job))
+    if wrong := _unknown_groups(rows, job):
+        raise DataError(wrong)
     parts = parts_of(rows, job.seed, job.evaluation)
     records = tuple(
-        Record(row.path, index[row.label], row.patient_id, parts[row.patient_id]) for row in rows if row.label in index
+        Record(row.path, index[row.label], row.patient_id, parts[row.patient_id], _groups(row, job))
+        for row in rows
+        if row.label in index
     )
     labels: defaultdict[str, set[int]] = defaultdict(set)
     for record in records:
         labels[record.patient_id].add(record.label)
     return Records(records, dict(others), sum(len(found) > 1 for found in labels.values()))
+
+
+def _groups(row: Row, job: Job) -> tuple[int, ...]:
+    found = []
+    for attribute in job.evaluation.groups:
+        group = WORDS[attribute].get(getattr(row, attribute))
+        found.append(-1 if group is None else GROUPS[attribute].index(group))
+    return tuple(found)
+
+
+def _unknown_groups(rows: Iterable[Row], job: Job) -> str:
+    """The sentence about cells that are no group of what a job asks for; empty where there are none."""
+    problems = []
+    for attribute in job.evaluation.groups:
+        words = Counter(getattr(row, attribute) for row in rows)
+        others = sorted(set(words) - set(WORDS[attribute]) - set(NO_GROUP))
+        if others:
+            found = [f"'{word}' ({words[word]} image{'' if words[word] == 1 else 's'})" for word in others]
+            problems.append(
+                f"column '{attribute}' of the manifest: {', '.join(shortened(found))}; expected one of "
+                f"{', '.join(WORDS[attribute])}, or nothing where it is not known; correct the cells, or leave {attribute} out "
+                f"of evaluation.groups of job '{job.name}'"
+            )
+    return "; ".join(problems)
 
 
 def parts_of(rows: Iterable[Row], seed: int, evaluation: Evaluation) -> dict[str, str]:

@@ -89,6 +89,11 @@ def _evaluate(part: Participation, question: Question, request: Packed) -> Array
     return pack_counts(counts)
 
 
+def _groups(part: Participation, question: Question, request: Packed) -> Arrays:
+    model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
+    return {"confusion": part.count_groups(model, standardisation, question.number)}
+
+
 def tell_own(counts: ClassificationCounts, number: int) -> None:
     """This hospital's own metrics, which nobody else learns, as a line of its log."""
     found = derive(counts)
@@ -137,6 +142,7 @@ _EXACT: Mapping[str, Callable[[Participation, Question, Packed], Arrays]] = {
     "statistics": _statistics,
     "fit": _fit,
     "evaluate": _evaluate,
+    "groups": _groups,
 }
 _NOISED: Mapping[str, Callable[[Participation, Packed], Float64]] = {
     "centre": _centre,

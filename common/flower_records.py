@@ -17,6 +17,7 @@ MESSAGE_TYPES = {
     "evaluate": "evaluate",
     "own": "train.own",
     "personalise": "train.personalise",
+    "groups": "evaluate.groups",
     "keys": "train.keys",
     "shares": "train.shares",
     "masked": "train.masked",

@@ -19,6 +19,7 @@ from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError
 from common.feature_choice import Features as Features
 from common.feature_choice import fill_features
+from common.groups import Attribute
 from common.image_choice import MIDDLE
 from common.image_choice import Image as Image
 from common.method_choice import Method as Method
@@ -38,12 +39,21 @@ class Evaluation(Section):
     """Parts of the data (fractions of patients) and the validation metric by which the best round is chosen.
 
     cross_site: every hospital also sends a head of its own examples alone, and every head is counted at every hospital.
+    groups: by which columns of the manifest the test counts of the model are told apart (`common/groups.py`).
     """
 
     test_fraction: Fraction = 0.2
     validation_fraction: Fraction = 0.1
     select_by: Selectable = "auroc"
     cross_site: bool = False
+    groups: tuple[Attribute, ...] = ()
+
+    @field_validator("groups")
+    @classmethod
+    def _each_once(cls, names: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"each attribute once, got twice: {', '.join(repeated)}")
+        return names
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:

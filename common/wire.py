@@ -4,12 +4,14 @@ A message is `Packed`: named arrays and named plain fields. Its schema says whic
 hospital checks every reply against the schema before it leaves, the coordinator checks it again before it is used; both
 with `problem_with`. How a message travels (Flower records, gRPC) is not known here.
 
-Shape letters: C classes, D features, M heads, B score bins, K calibration bins; S sums per class (the features, or their
-projection, and the constant 1), T = S (S + 1) / 2; of a session of secure aggregation P participants, L numbers of the vector.
+Shape letters: C classes, D features, M heads, G groups of patients, B score bins, K calibration bins; S sums per class (the
+features, or their projection, and the constant 1), T = S (S + 1) / 2; of a session of secure aggregation P participants, L
+numbers of the vector.
 """
 
 from collections.abc import Callable, Mapping
 
+from common.groups import group_names
 from common.job import Job
 from common.metrics import CALIBRATION_BINS, SCORE_BINS
 from common.model import TUNED
@@ -63,6 +65,7 @@ REQUESTS: Mapping[str, Schema] = {
     "evaluate": Schema({**_HEADS, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
     "own": Schema({**_STANDARDISATION}, _ABOUT),
     "personalise": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
+    "groups": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "round": int}),
     **{kind: Schema(one.arrays, {**_ABOUT, **one.fields}) for kind, one in PHASE_REQUESTS.items()},
 }
 """What a coordinator may ask; `request_schema` adds the arrays that the job tunes, and to `masked` the question itself."""
@@ -72,6 +75,7 @@ SUMMED: Mapping[str, Schema] = {
     "statistics": REQUESTS["statistics"],
     "fit": REQUESTS["fit"],
     "evaluate": REQUESTS["evaluate"],
+    "groups": REQUESTS["groups"],
     "centre": Schema({}, _ABOUT),
     "noised-statistics": REQUESTS["statistics"],
     "gradient": REQUESTS["fit"],
@@ -108,6 +112,7 @@ REPLIES: Mapping[str, Schema] = {
     "evaluate": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
     "own": Schema({**_HEAD}, {**_IDENTITY, "examples": int}),
     "personalise": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
+    "groups": Schema({"confusion": ArraySpec("int32", ("G", "C", "C"))}, {**_IDENTITY, "round": int}),
     **{kind: Schema(one.arrays, {**_IDENTITY, **one.fields}) for kind, one in PHASE_REPLIES.items()},
 }
 """The whole list of what may leave a hospital, apart from `REFUSAL` and the arrays that `reply_schema` adds for jobs that
@@ -132,6 +137,7 @@ ASKED_BY: Mapping[str, Callable[[Job], bool]] = {
     "evaluate": lambda job: not job.privacy.secure_aggregation,
     "own": lambda job: job.evaluation.cross_site,
     "personalise": lambda job: job.personalisation is not None,
+    "groups": lambda job: bool(job.evaluation.groups) and not job.privacy.secure_aggregation,
     **dict.fromkeys(PHASE_REQUESTS, lambda job: job.privacy.secure_aggregation),
 }
 """Which jobs a kind of request belongs to: a hospital answers what it has approved, and nothing else."""
@@ -141,6 +147,7 @@ SUMMED_BY: Mapping[str, Callable[[Job], bool]] = {
     "statistics": lambda job: job.method.analytic and not job.private,
     "fit": lambda job: job.method.iterative and not job.private,
     "evaluate": lambda _: True,
+    "groups": lambda job: bool(job.evaluation.groups),
     "centre": lambda job: job.private,
     "noised-statistics": lambda job: job.method.analytic and job.private,
     "gradient": lambda job: job.method.noised_gradients,
@@ -148,7 +155,7 @@ SUMMED_BY: Mapping[str, Callable[[Job], bool]] = {
 }
 """Which jobs with secure aggregation a question of `SUMMED` belongs to."""
 
-_CARRY_TUNED = {"requests": ("fit", "evaluate", "personalise"), "replies": ("initial", "fit")}
+_CARRY_TUNED = {"requests": ("fit", "evaluate", "personalise", "groups"), "replies": ("initial", "fit")}
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of the backbone's arrays that a job tunes, by name; empty for `tune: head`."""
 
@@ -188,4 +195,5 @@ def dimensions(job: Job, heads: int = 1) -> dict[str, int]:
     """The value of each shape letter."""
     sums = (job.method.projection or job.num_features) + 1
     letters = {"C": job.num_classes, "D": job.num_features, "M": heads, "B": SCORE_BINS, "K": CALIBRATION_BINS}
+    letters["G"] = len(group_names(job.evaluation.groups))
     return {**letters, "S": sums, "T": sums * (sums + 1) // 2}

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from common.head import Float32, Head
 from common.messages import Description, unpack_counts, unpack_model
-from common.metrics import ClassificationCounts
+from common.metrics import ClassificationCounts, Int64
 from common.model import Model
 from common.packed import AnyArray, Packed
 from common.sums import Sums
@@ -57,6 +59,14 @@ class Counted:
     dropped: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Grouped:
+    """Confusion matrices (G, C, C) of the model by group of test patients; pooled is None where nobody answered, or was asked."""
+
+    pooled: Int64 | None = None
+    hospitals: Mapping[str, Int64] = field(default_factory=dict)
+
+
 class Aggregation(Protocol):
     """The questions of a run."""
 
@@ -84,6 +94,9 @@ class Aggregation(Protocol):
 
     def count_heads(self, heads: Sequence[Head], part: str, number: int, tuned: Mapping[str, Float32]) -> Counted:
         """Counts of heads on one part of the data; number: the round that made them, tuned: the arrays below them."""
+
+    def count_groups(self, model: Model, number: int) -> Grouped:
+        """Counts of a model, made by round `number`, by group of test patients."""
 
     def built_on(self) -> None:
         """A checkpoint was built on all that was told: it need not be kept for a run that goes on."""
@@ -141,6 +154,12 @@ class SingleAnswers:
         totals = [pooled([counts[index] for counts in found.values()]) for index in range(len(heads))]
         known = [total for total in totals if total is not None]
         return Counted(known if len(known) == len(heads) else None, found, dropped)
+
+    def count_groups(self, model: Model, number: int) -> Grouped:
+        """As `Aggregation`; by hospital, too."""
+        told = self.questions.ask("groups", model.arrays(), {"round": number}, number)
+        found = {name: reply.arrays["confusion"].astype(np.int64) for name, reply in told.good.items()}
+        return Grouped(np.sum(list(found.values()), axis=0) if found else None, found)
 
     def built_on(self) -> None:
         """As `Aggregation`; nothing is kept, since all can be asked again."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.errors import RefusalCode
+from common.groups import group_names
 from common.head import Standardisation
 from common.job import Job
 from common.messages import Description, unpack_counts
@@ -238,6 +239,22 @@ def counts_problem(counts: ClassificationCounts, support: Int64) -> str | None:
     return None
 
 
+def _groups_problem(packed: Packed, expected: Expected) -> str | None:
+    if expected.described is None:
+        return None
+    return groups_problem(packed.arrays["confusion"], expected.job, expected.described.images[PARTS.index("test")])
+
+
+def groups_problem(confusion: AnyArray, job: Job, support: Int64) -> str | None:
+    """How confusion matrices by group (G, C, C) contradict the test images of each class (C,), or None."""
+    attributes = [attribute for attribute, _ in group_names(job.evaluation.groups)]
+    for attribute in job.evaluation.groups:
+        rows = [place for place, name in enumerate(attributes) if name == attribute]
+        if (confusion[rows].astype(np.int64).sum(axis=(0, 2)) > support).any():
+            return f"the groups of {attribute} have more images than the test patients"
+    return None
+
+
 _CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {
     "describe": _describe_problem,
     "initial": _initial_problem,
@@ -246,6 +263,7 @@ _CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {
     "evaluate": _evaluate_problem,
     "own": _examples_problem,
     "personalise": _evaluate_problem,
+    "groups": _groups_problem,
     # What is in them the session itself checks (common/secure_sum/combiner.py).
     **dict.fromkeys(PHASE_REPLIES, lambda _packed, _expected: None),
 }

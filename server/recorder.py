@@ -7,6 +7,7 @@
     summary.json        everything worth knowing, for programs and people; it is there when the run is finished
     counts.json         the test counts the metrics come from: pooled, and of each hospital
     report.html         written by `server/report.py` from the files above
+    MODEL_CARD.md, model_card.html   written by `server/model_card.py` from them, too
     failure.json        why the run stopped, if it did; gone as soon as it goes on
     run.lock            held by the process that writes the directory
 
@@ -159,7 +160,7 @@ class Recorder:
         with self.writing(MODEL):
             save_model(self.folder / MODEL, outcome.model, manifest)
         with self.writing(COUNTS):
-            write_atomically(self.folder / COUNTS, json.dumps(plain_counts(outcome)))
+            write_atomically(self.folder / COUNTS, json.dumps(plain_counts(self._job, outcome)))
         # Last: it says that the others are there.
         with self.writing(SUMMARY):
             write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=1))

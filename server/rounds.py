@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.errors import ConfigError
@@ -13,7 +13,7 @@ from common.metrics import ClassificationCounts
 from common.model import Model
 from common.secure_sum.roster import Roster
 from server.afterwards import Afterwards, afterwards
-from server.aggregation import Aggregation, Counted, SingleAnswers
+from server.aggregation import Aggregation, Counted, Grouped, SingleAnswers
 from server.beginning import describe, initial_arrays, require_same_job, standardisation_of
 from server.checkpoint import Checkpoint
 from server.exchange import Exchange
@@ -39,7 +39,8 @@ class Outcome:
     only sums are known: described has one entry, for all hospitals, and test none; in a private job described has none either.
     failures: hospitals that were missing somewhere, with the reason. choice: how the closed-form head came about; None without
     one. patients: in training, by the noised counts of a job that protects patients. after: what was asked when the model was
-    there. Bytes, seconds and failures are of all processes of a resumed run.
+    there. groups: counts of the test patients by group, if the job asks. Bytes, seconds and failures are of all processes of a
+    resumed run.
     """
 
     members: Members
@@ -56,6 +57,7 @@ class Outcome:
     choice: Mapping[str, object] | None
     patients: int | None
     after: Afterwards
+    groups: Grouped = field(default_factory=Grouped)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,10 @@ def run_job(
             membership.refresh(training.done)
             counted = asking.count_heads([best.head], "test", number, best.tuned)
         test = {name: counts[0] for name, counts in counted.hospitals.items()}
+        groups = Grouped()
+        if job.evaluation.groups:
+            with meter.phase("groups"):
+                groups = asking.count_groups(best, number)
         after = afterwards(questions, best, number, pretrained, test)
     for name, reason in counted.dropped.items():
         log.warning("%s is missing from the test: %s", name, reason)
@@ -123,6 +129,7 @@ def run_job(
         choice=training.choice,
         patients=round(patients) if job.private and not job.hospitals_protected else None,
         after=after,
+        groups=groups,
     )
 
 

@@ -26,7 +26,7 @@ from common.secure_sum.terms import Phase, Terms, default_threshold
 from common.summed import LOW, Question, layout_of
 from common.sums import Sums
 from common.wire import MAX_HEADS, SUMMED, Packed
-from server.aggregation import Counted, Fitted, NamedArrays, Told
+from server.aggregation import Counted, Fitted, Grouped, NamedArrays, Told
 from server.guard import Expected, counts_problem, description_problem, sums_problem
 from server.members import Member
 from server.opened_sums import Opened, OpenedSums
@@ -150,6 +150,11 @@ class SecureSums:
                 return Counted(None, {}, dropped)
             found += counts
         return Counted(found, {}, dropped)
+
+    def count_groups(self, model: Model, number: int) -> Grouped:
+        """As `Aggregation`; of all hospitals together."""
+        total, _ = self._total("groups", number, model.arrays(), {"round": number})
+        return Grouped(total.arrays["confusion"].astype(np.int64) if total is not None else None)
 
     def noised(self, kind: str, number: int = 0, arrays: NamedArrays | None = None) -> tuple[Noised | None, Told]:
         """The noised sum that a private job asks for (`common.private_release.NOISED`); None if it could not be had."""

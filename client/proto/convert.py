@@ -13,6 +13,7 @@ METHODS: Mapping[str, str] = {
     "evaluate": "Evaluate",
     "own": "Own",
     "personalise": "Personalise",
+    "groups": "Groups",
     "keys": "Keys",
     "shares": "Shares",
     "masked": "Masked",

@@ -79,6 +79,26 @@ def test_diagnose(run_dir, phantoms, output_format, tmp_path):
         assert "never a diagnosis" in stdout
 
 
+def test_export_writes_the_card_again_and_events(run_dir, tmp_path):
+    card = (run_dir / "MODEL_CARD.md").read_text()
+    (run_dir / "MODEL_CARD.md").unlink()
+    (run_dir / "model_card.html").unlink()
+    code, stdout, stderr = consilium("export", run_dir, "--card", "--tensorboard", tmp_path / "events")
+    assert code == 0, stderr
+    assert (run_dir / "MODEL_CARD.md").read_text() == card
+    assert "model_card.html" in stdout
+    assert len(list((tmp_path / "events" / run_dir.name).iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_export_writes_onnx_and_says_how_far_it_is_off(run_dir, phantoms, tmp_path):
+    image = sorted((phantoms["hospital-a"] / "images").iterdir())[0]
+    code, stdout, stderr = consilium("export", run_dir, "--onnx", tmp_path / "model.onnx", "--image", image)
+    assert code == 0, stderr
+    assert "over 16 random and 1 given images (at most 1e-05)" in " ".join(stdout.split())
+    assert (tmp_path / "model.onnx.json").is_file()
+
+
 def test_an_unsure_model_refers(run_dir, phantoms):
     image = sorted((phantoms["hospital-a"] / "images").iterdir())[0]
     words = ("diagnose", image, "--model", run_dir / "model.safetensors", "--format", "json", "--refer-below", "1.0")

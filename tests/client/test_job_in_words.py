@@ -50,6 +50,11 @@ def test_sizes_are_those_of_the_messages(job, requests_of, hospital_with, phanto
         ({**CENTRAL, "method": "fedavg"}, "protection", "whether this hospital took part: epsilon 3, delta 1e-05"),
         ({**CENTRAL, "method": "fedavg"}, "protection", "it is not charged to this hospital's budget"),
         ({**CENTRAL, "method": "fedavg"}, "what leaves", "numbers of images and patients, and sums of all features"),
+        (
+            {"evaluation": {"groups": ["age_band"]}},
+            "what leaves",
+            "on test patients by age band, small groups withheld",
+        ),
         ({}, "taking part", "needs 2 hospitals; each has 60 s"),
     ],
 )
@@ -70,7 +75,7 @@ def test_deep_tuning_says_that_more_leaves(job):
 
 def test_every_kind_of_request_is_in_what_leaves(job):
     """A kind that is added must be told to whoever approves."""
-    told = {"describe", "statistics", "fit", "evaluate", "own"}
+    told = {"describe", "statistics", "fit", "evaluate", "own", "groups"}
     masked = {"keys", "shares", "masked", "confirm", "unmask"}  # their content: test_every_sum_is_in_what_leaves
     the_same = {"initial": "the pretrained arrays, which everybody has", "personalise": "counts"}
     assert told | masked | set(the_same) == set(ASKED_BY)
