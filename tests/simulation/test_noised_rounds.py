@@ -228,6 +228,12 @@ def test_without_noise_and_clip_it_is_the_plain_mean_of_the_hospitals(run, phant
     assert result.model.head.distance(constant.fold(head)) < 1e-4 * np.linalg.norm(constant.fold(head).weight)
 
 
+def test_an_update_that_is_too_long_is_clipped_and_not_dropped(run):
+    result = run(central(), method={"name": "fedavg", "rounds": 1}, guard={"max_update_norm": 1e-6})
+    (line,) = lines(result.folder)
+    assert line["answered"] == ["hospital-a", "hospital-b", "hospital-c"]
+
+
 def test_a_hospital_that_is_not_registered_ends_the_run(run):
     with pytest.raises(FederationError, match=r"hospitals is 2, and 3 take part"):
         run(central(hospitals=2))
