@@ -264,6 +264,16 @@ def test_hospitals_are_drawn_and_nobody_drawn_is_a_round_of_noise(run, replies, 
     assert result.summary["best_round"] == 4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("privacy", [own(sampling_rate=0.5), central(sampling_rate=1 / 3)])
+def test_sampled_patients_and_sampled_hospitals_spend_the_budget_and_no_more(run, privacy):
+    pytest.importorskip("dp_accounting")
+    result = run(privacy, method={"name": "fedavg", "rounds": 2, "local_epochs": 1})
+    assert 2.95 < result.summary["privacy"]["spent"] <= 3.0
+    assert result.summary["privacy"]["releases"] == (4 if privacy == own(sampling_rate=0.5) else 2)
+    assert result.summary["rounds"] == 2
+
+
 def test_who_is_drawn_comes_from_the_secure_generator(run, monkeypatch):
     rounds = server.noised_rounds.NoisedRounds.__new__(server.noised_rounds.NoisedRounds)
     members = {node: SimpleNamespace(name=f"h{node}") for node in range(20_000)}
