@@ -56,7 +56,10 @@ LOCAL_DEFAULTS = {"local_epochs": 4, "lr": 2.0, "momentum": 0.0, "weight_decay":
 LOCAL_SPREAD = 0.14
 """What centred features are divided by, in local training with noise; as `Descent.spread`, and for the same reason."""
 
-LOCAL_CLIP, HOSPITAL_CLIP = 0.7, 0.25
+HOSPITAL_DEFAULTS = {"lr": 0.5}
+"""Options of the round methods with noise by the coordinator: features of norm 1, not centred, need long steps."""
+
+LOCAL_CLIP, HOSPITAL_CLIP = 0.7, 1.0
 """Default of `DifferentialPrivacy.clip`: of a patient's gradient, and of a hospital's change of the model."""
 
 
@@ -245,6 +248,7 @@ def fill_private(content: dict[str, object]) -> dict[str, object]:
     if name == "analytic":
         method = {"projection": PROJECTED, **method}
     if of_hospitals and isinstance(budget, dict):
+        method = {**HOSPITAL_DEFAULTS, **method} if name in HOSPITAL_METHODS else method
         budget = {"noise": "coordinator", "clip": HOSPITAL_CLIP, "sampling_rate": 1.0, **budget}
     elif name in LOCAL_METHODS and isinstance(budget, dict):
         method = {**LOCAL_DEFAULTS, **method}

@@ -8,14 +8,17 @@ to the last digit.
 """
 
 import argparse
+import csv
 import tempfile
 import time
 from pathlib import Path
 
 from private_heads import NAMES, PROJECT
 
+from client.records import read_rows
 from common.config_file import load_yaml
 from common.job import parse_job
+from simulation.partition import apply_partition, parse_partition
 from simulation.run import simulate
 
 SECURE = {"secure_aggregation": True}
@@ -26,7 +29,11 @@ MODES = {
     "dp-gd, two of the four make the noise": ({"name": "dp-gd"}, SECURE, {}),
     "dp-gd, noise: own": ({"name": "dp-gd"}, SECURE, OWN),
     "unit: hospital, 4 hospitals": ({"name": "fedavg"}, {}, {"unit": "hospital", "hospitals": 4}),
-    "unit: hospital, as if 400 were registered": ({"name": "fedavg"}, {}, {"unit": "hospital", "hospitals": 400}),
+    "unit: hospital, the same patients in 200 hospitals": (
+        {"name": "fedavg"},
+        {},
+        {"unit": "hospital", "hospitals": 200},
+    ),
 }
 """Method, further keys of `privacy`, further keys of `differential_privacy`."""
 
@@ -36,6 +43,21 @@ CURVE = {
     "dp-gd, two of the four make the noise": {0.5: 0.834, 1: 0.915, 3: 0.946, 8: 0.950},
     "dp-gd, noise: own": {0.5: 0.783, 1: 0.876, 3: 0.937, 8: 0.949},
 }
+
+
+def in_many(hospitals: dict[str, Path], number: int, classes: list[str], folder: Path, seed: int) -> dict[str, Path]:
+    """The patients of all hospitals dealt out at random to so many, each with about as many."""
+    rows = [
+        (row.path.resolve(), row.label, f"{name} {row.patient_id}")
+        for name, source in hospitals.items()
+        for row in read_rows(source)
+        if row.label in classes
+    ]
+    pool = folder / "pool"
+    pool.mkdir()
+    with (pool / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "patient_id"), *rows])
+    return apply_partition(pool, parse_partition(f"size:hospitals={number},exponent=0"), folder / "many", seed)
 
 
 def main() -> None:
@@ -68,8 +90,11 @@ def main() -> None:
             )
             start = time.perf_counter()
             with tempfile.TemporaryDirectory() as out:
+                chosen, number = hospitals, int(budget.get("hospitals", 0))
+                if number > len(hospitals):
+                    chosen = in_many(hospitals, number, job.classes, Path(out), given.seed)
                 result = simulate(
-                    job, hospitals, Path(out) / "run", weights_dir=given.shared / "weights", cache_dir=given.cache_dir
+                    job, chosen, Path(out) / "run", weights_dir=given.shared / "weights", cache_dir=given.cache_dir
                 )
             summary = result.summary
             curve = CURVE.get(mode, {}).get(epsilon)

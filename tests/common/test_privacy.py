@@ -154,7 +154,7 @@ def test_what_a_job_with_noise_of_its_own_leaves_open():
     assert job_from_json(one.canonical_json()) == one
     central = job(privacy=of(**HOSPITALS), method="fedavg")
     assert (central.noised_locally, central.hospitals_protected) == (False, True)
-    assert (central.privacy.differential_privacy.noise, central.method.lr) == ("coordinator", 0.002)
+    assert (central.privacy.differential_privacy.noise, central.method.lr) == ("coordinator", 0.5)
     assert job_from_json(central.canonical_json()) == central
     assert not job(privacy=PRIVATE).noised_locally
 

@@ -228,6 +228,12 @@ def test_without_noise_and_clip_it_is_the_plain_mean_of_the_hospitals(run, phant
     assert result.model.head.distance(constant.fold(head)) < 1e-4 * np.linalg.norm(constant.fold(head).weight)
 
 
+def test_an_update_that_is_too_long_is_clipped_and_not_dropped(run):
+    result = run(central(), method={"name": "fedavg", "rounds": 1}, guard={"max_update_norm": 1e-6})
+    (line,) = lines(result.folder)
+    assert line["answered"] == ["hospital-a", "hospital-b", "hospital-c"]
+
+
 def test_a_hospital_that_is_not_registered_ends_the_run(run):
     with pytest.raises(FederationError, match=r"hospitals is 2, and 3 take part"):
         run(central(hospitals=2))
@@ -256,6 +262,16 @@ def test_hospitals_are_drawn_and_nobody_drawn_is_a_round_of_noise(run, replies, 
     assert not [line for line in found if line["lost"]]
     assert len([each for each in replies if each.kind == "fit"]) == 6
     assert result.summary["best_round"] == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("privacy", [own(sampling_rate=0.5), central(sampling_rate=1 / 3)])
+def test_sampled_patients_and_sampled_hospitals_spend_the_budget_and_no_more(run, privacy):
+    pytest.importorskip("dp_accounting")
+    result = run(privacy, method={"name": "fedavg", "rounds": 2, "local_epochs": 1})
+    assert 2.95 < result.summary["privacy"]["spent"] <= 3.0
+    assert result.summary["privacy"]["releases"] == (4 if privacy == own(sampling_rate=0.5) else 2)
+    assert result.summary["rounds"] == 2
 
 
 def test_who_is_drawn_comes_from_the_secure_generator(run, monkeypatch):
