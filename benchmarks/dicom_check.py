@@ -2,7 +2,7 @@
 
     python benchmarks/dicom_check.py --files 1000 --files 10000 --folder SCRATCH
 
-Files are synthetic CT slices of 256 x 256 (or --side) with 12 bits, JPEG lossless, each of other content; about 60 kB each. Every measurement
+Files are synthetic CT slices of 256 x 256 (or --side) with 12 bits, JPEG lossless, each of other content. Every measurement
 is a process of its own, and the files have been read once before (so the disk is not what is measured). CPU only.
 """
 
