@@ -10,12 +10,13 @@ import argparse
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -81,34 +82,44 @@ def bare(hospital: Path) -> dict[str, float]:
     return {"files": shapes, "s": time.perf_counter() - start, "peak_mb": _peak_mb()}
 
 
-def check(hospital: Path, cache: Path) -> dict[str, float]:
-    """The check itself, with what it remembers in `cache`."""
+def check(hospital: Path, cache: Path, until: float = 1.0) -> dict[str, float]:
+    """The check itself, with what it remembers in `cache`; interrupted, as by Ctrl-C, after the share `until` of the files."""
     from client.check import check_hospitals
     from client.progress import progress
 
+    @contextmanager
+    def interrupting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        done = 0
+        with progress(title, total) as advance:
+
+            def and_stop(more: int) -> None:
+                nonlocal done
+                done += more
+                advance(more)
+                if done >= until * total and until < 1.0:
+                    raise KeyboardInterrupt
+
+            yield and_stop
+
     start = time.perf_counter()
-    result = check_hospitals({"hospital": hospital}, None, progress, cache)
+    try:
+        result = check_hospitals({"hospital": hospital}, None, interrupting, cache)
+    except KeyboardInterrupt:
+        return {"files": 0, "s": time.perf_counter() - start, "peak_mb": _peak_mb()}
     seconds = time.perf_counter() - start
     found = result.hospitals["hospital"].dicom
     assert found is not None
-    return {"files": found.files, "s": seconds, "peak_mb": _peak_mb(), "errors": len(result.errors)}
+    return {"files": found.files, "s": seconds, "peak_mb": _peak_mb()}
 
 
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _measured(what: str, hospital: Path, cache: Path, kill_after_s: float | None = None) -> dict[str, float]:
+def _measured(what: str, hospital: Path, cache: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", what, "--folder", str(hospital), "--cache", str(cache)]
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        out, _ = process.communicate(timeout=kill_after_s)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        process.communicate()
-        return {}
-    return {**json.loads(out.splitlines()[-1]), "wall_s": time.perf_counter() - start}
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -117,11 +128,12 @@ def main() -> None:
     parser.add_argument("--files", type=int, action="append", help="how many files; may be given several times")
     parser.add_argument("--side", type=int, default=256, help="of a slice, in pixels")
     parser.add_argument("--folder", type=Path, required=True, help="where the files are made, and left")
-    parser.add_argument("--measure", choices=["bare", "check"], help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=["bare", "check", "half"], help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        print(json.dumps(bare(given.folder) if given.measure == "bare" else check(given.folder, given.cache)))
+        until = 0.5 if given.measure == "half" else 1.0
+        print(json.dumps(bare(given.folder) if given.measure == "bare" else check(given.folder, given.cache, until)))
         return
     for files in given.files or [1000]:
         hospital = make(given.folder, files, given.side)
@@ -130,13 +142,13 @@ def main() -> None:
             decoded = _measured("bare", hospital, cache)
             first = _measured("check", hospital, cache / "one")
             second = _measured("check", hospital, cache / "one")
-            _measured("check", hospital, cache / "two", kill_after_s=first["wall_s"] - first["s"] / 2)
+            _measured("half", hospital, cache / "two")
             resumed = _measured("check", hospital, cache / "two")
         rows = {
             "bare decoding": decoded,
             "check": first,
             "check again": second,
-            "check, after one killed half-way": resumed,
+            "check, after half of one": resumed,
         }
         for name, one in rows.items():
             rate = one["files"] / one["s"]
