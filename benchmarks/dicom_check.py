@@ -2,20 +2,21 @@
 
     python benchmarks/dicom_check.py --files 1000 --files 10000 --folder SCRATCH
 
-Files are synthetic CT slices of 256 x 256 (or --side) with 12 bits, JPEG lossless, each of other content; about 60 kB each.
-Every measurement is a process of its own, and the files have been read once before (so the disk is not measured). CPU only.
+Files are synthetic CT slices of 256 x 256 (or --side) with 12 bits, JPEG lossless, each of other content. Every measurement
+is a process of its own, and the files have been read once before (so the disk is not what is measured). CPU only.
 """
 
 import argparse
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -75,40 +76,52 @@ def bare(hospital: Path) -> dict[str, float]:
     from client.device import decoding_threads
 
     files = sorted((hospital / "images").iterdir())
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(decoding_threads()) as pool:
         shapes = sum(pool.map(lambda path: dcmread(path).pixel_array.shape[0] > 0, files))
-    return {"files": shapes, "s": time.perf_counter() - start, "peak_mb": _peak_mb()}
+    return {"files": shapes, **_cost(start, used)}
 
 
-def check(hospital: Path, cache: Path) -> dict[str, float]:
-    """The check itself, with what it remembers in `cache`."""
+def check(hospital: Path, cache: Path, until: float = 1.0) -> dict[str, float]:
+    """The check itself, with what it remembers in `cache`; interrupted, as by Ctrl-C, after the share `until` of the files."""
     from client.check import check_hospitals
     from client.progress import progress
 
-    start = time.perf_counter()
-    result = check_hospitals({"hospital": hospital}, None, progress, cache)
-    seconds = time.perf_counter() - start
+    @contextmanager
+    def interrupting(title: str, total: int) -> Iterator[Callable[[int], None]]:
+        done = 0
+        with progress(title, total) as advance:
+
+            def and_stop(more: int) -> None:
+                nonlocal done
+                done += more
+                advance(more)
+                if done >= until * total and until < 1.0:
+                    raise KeyboardInterrupt
+
+            yield and_stop
+
+    start, used = time.perf_counter(), time.process_time()
+    try:
+        result = check_hospitals({"hospital": hospital}, None, interrupting, cache)
+    except KeyboardInterrupt:
+        return {"files": 0, **_cost(start, used)}
+    cost = _cost(start, used)
     found = result.hospitals["hospital"].dicom
     assert found is not None
-    return {"files": found.files, "s": seconds, "peak_mb": _peak_mb(), "errors": len(result.errors)}
+    return {"files": found.files, **cost}
 
 
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _cost(start: float, used: float) -> dict[str, float]:
+    """Seconds on the clock and of the processor (all threads), which other work on the machine does not change, and the peak."""
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"s": time.perf_counter() - start, "cpu_s": time.process_time() - used, "peak_mb": peak_mb}
 
 
-def _measured(what: str, hospital: Path, cache: Path, kill_after_s: float | None = None) -> dict[str, float]:
+def _measured(what: str, hospital: Path, cache: Path) -> dict[str, float]:
     command = [sys.executable, __file__, "--measure", what, "--folder", str(hospital), "--cache", str(cache)]
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    try:
-        out, _ = process.communicate(timeout=kill_after_s)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        process.communicate()
-        return {}
-    return {**json.loads(out.splitlines()[-1]), "wall_s": time.perf_counter() - start}
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -117,11 +130,12 @@ def main() -> None:
     parser.add_argument("--files", type=int, action="append", help="how many files; may be given several times")
     parser.add_argument("--side", type=int, default=256, help="of a slice, in pixels")
     parser.add_argument("--folder", type=Path, required=True, help="where the files are made, and left")
-    parser.add_argument("--measure", choices=["bare", "check"], help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=["bare", "check", "half"], help=argparse.SUPPRESS)
     parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        print(json.dumps(bare(given.folder) if given.measure == "bare" else check(given.folder, given.cache)))
+        until = 0.5 if given.measure == "half" else 1.0
+        print(json.dumps(bare(given.folder) if given.measure == "bare" else check(given.folder, given.cache, until)))
         return
     for files in given.files or [1000]:
         hospital = make(given.folder, files, given.side)
@@ -130,24 +144,19 @@ def main() -> None:
             decoded = _measured("bare", hospital, cache)
             first = _measured("check", hospital, cache / "one")
             second = _measured("check", hospital, cache / "one")
-            _measured("check", hospital, cache / "two", kill_after_s=first["wall_s"] - first["s"] / 2)
+            _measured("half", hospital, cache / "two")
             resumed = _measured("check", hospital, cache / "two")
         rows = {
             "bare decoding": decoded,
             "check": first,
             "check again": second,
-            "check, after one killed half-way": resumed,
+            "check, after half of one": resumed,
         }
         for name, one in rows.items():
-            rate = one["files"] / one["s"]
-            print(
-                f"{files:6d} files  {name:32s} {one['s']:7.1f} s  {rate:7.0f}/s  peak {one['peak_mb']:6.0f} MB",
-                flush=True,
-            )
-        print(
-            f"{files:6d} files  the check runs at {decoded['s'] / first['s']:.0%} of the rate of bare decoding",
-            flush=True,
-        )
+            cost = f"{one['s']:7.1f} s  {one['cpu_s']:7.1f} s of processor  {one['files'] / one['s']:7.0f}/s"
+            print(f"{files:6d} files  {name:26s} {cost}  peak {one['peak_mb']:6.0f} MB", flush=True)
+        share = decoded["cpu_s"] / first["cpu_s"]
+        print(f"{files:6d} files  bare decoding takes {share:.0%} of the check's processor time", flush=True)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,10 @@ def check(
 
 
 def diagnose(
-    images: Annotated[list[Path], typer.Argument(help="Images to diagnose.", metavar="IMAGE...")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Images to diagnose: files, or folders that hold a DICOM series.", metavar="IMAGE..."),
+    ],
     model: Annotated[Path, typer.Option(help="model.safetensors of a run.", metavar="FILE")],
     refer_below: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Under this probability the answer is 'refer to a radiologist'.")

@@ -68,7 +68,7 @@ def _checked(path: Path, found: Dataset) -> tuple[int, int, int]:
     """Width, height and number of frames, after all that can be said without decoding."""
     missing = [name for name in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
                if found.get(name) in (None, "")]  # fmt: skip
-    if not {"PixelData", "FloatPixelData", "DoubleFloatPixelData"} & set(found.dir("PixelData")):
+    if not any(name in found for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise DataError(f"{path}: expected an image, found a DICOM file without pixels; take it out of the data")
     if missing:
         raise DataError(f"{path}: expected {', '.join(missing)} in the header, found none; export it again")

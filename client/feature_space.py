@@ -16,7 +16,7 @@ from common.backbones import FeatureBlock, feature_blocks
 from common.job import Job
 
 READING_VERSION = 2
-"""Raise it when `client/images.py` gives other pixels than before: features cached with the old ones then miss."""
+"""Raise it when `client/images.py`, or a reader in its table, gives other pixels than before: what is cached then misses."""
 
 
 def extraction_space(job: Job, backbone_digest: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -226,8 +227,11 @@ def _patient(path: Path, key_folder: Path) -> str:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    """The images in a class folder: files, and folders that are a series."""
-    for path in folder.iterdir():
+    """The images in a class folder: files, and folders that are a series. Links to folders are not followed."""
+    inside: list[Path] = []
+    with suppress(PermissionError):
+        inside = list(folder.iterdir())
+    for path in inside:
         if _visible_folder(path):
             if is_series(path):
                 yield path
@@ -245,4 +249,4 @@ def is_series(folder: Path) -> bool:
 
 
 def _visible_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
+    return path.is_dir() and not path.is_symlink() and not path.name.startswith(".")

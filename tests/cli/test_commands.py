@@ -118,12 +118,12 @@ def test_report_writes_the_page_again(run_dir):
 
 def test_check_passes_and_fails(phantoms, job_file, tmp_path):
     folder = phantoms["hospital-a"]
-    code, stdout, _ = consilium("check", folder, "--job", job_file)
+    code, stdout, _ = consilium("check", folder, "--job", job_file, "--cache-dir", tmp_path / "cache")
     assert code == 0
     assert "0 errors" in stdout
     (tmp_path / "st-marys" / "normal").mkdir(parents=True)
     (tmp_path / "st-marys" / "normal" / "broken.png").write_text("no image")
-    code, stdout, _ = consilium("check", tmp_path, "--format", "json")
+    code, stdout, _ = consilium("check", tmp_path / "st-marys", "--format", "json", "--cache-dir", tmp_path / "cache")
     assert code == 1
     assert json.loads(stdout)["hospitals"]["st-marys"]["unreadable"]
 

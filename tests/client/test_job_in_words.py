@@ -107,3 +107,17 @@ def test_every_noised_head_under_secure_aggregation_is_in_what_leaves(job):
     assert text.count(";") + 1 == sum(of_job(one) for of_job in SUMMED_BY.values()) == 3
     assert "with noise: the change of the last layer's weights in each of 20 rounds" in text
     assert "nobody else has to be trusted" in words(one)["protection"]
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ({}, "images of 64 pixels"),
+        ({"window": "lung"}, "images of 64 pixels, seen in the window lung"),
+        ({"window": [40, 80], "slices": 5}, "seen in the window centre 40, width 80, 5 slices of each study averaged"),
+        ({"slices": "all"}, "images of 64 pixels, all slices of each study averaged"),
+    ],
+)
+def test_window_and_slices_are_told_where_a_job_chooses_them(job, image, words):
+    told = dict(in_words(job(image={"size": 64, **image}), Policy()))["the network"]
+    assert told.endswith(words)

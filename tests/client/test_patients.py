@@ -103,3 +103,9 @@ def test_the_key_lies_with_the_hospitals_state(tmp_path):
     data = Data(folder=tmp_path)
     assert HospitalFile(name="a", data=data, state=tmp_path / "s", cache=tmp_path / "c").key_folder == tmp_path / "s"
     assert HospitalFile(name="a", data=data, cache=tmp_path / "c").key_folder == tmp_path / "c"
+
+
+def test_links_to_folders_are_not_followed(tmp_path, keys):
+    write_dicom(tmp_path / "a" / "normal" / "1.dcm", PIXELS, PatientID="P1")
+    (tmp_path / "a" / "normal" / "again").symlink_to(tmp_path / "a" / "normal", target_is_directory=True)
+    assert len(read_rows(tmp_path / "a", keys)) == 1

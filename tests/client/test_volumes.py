@@ -251,3 +251,20 @@ def test_jobs_without_the_new_keys_keep_their_ids(job):
     assert "window" not in job().canonical_json()
     assert "slices" not in job().canonical_json()
     assert '"window":"lung"' in job(image={"size": 64, "window": "lung"}).canonical_json()
+
+
+def test_what_was_cached_for_another_modality_is_refused_all_the_same(tmp_path, job, squeezenet, extractor):
+    path = write_dicom(tmp_path / "a.dcm", STACK[0], Modality="MR")
+
+    def extraction(modality, **options):
+        one = job(modality=modality)
+        with FeatureCache(
+            tmp_path / "cache", extraction_space(one, squeezenet.digest), all_blocks("squeezenet1_1")[-1].stop
+        ) as cache:
+            return extract([(path, [0])], extractor, cache, one, **options)
+
+    assert extraction("other").decoded == 1
+    assert extraction("brain-mri").cached == 1
+    with pytest.raises(DataError, match=r"a\.dcm: expected an image of modality chest-ct .* found MR"):
+        extraction("chest-ct")
+    assert extraction("chest-ct", skip_unreadable=True).vectors == [None]
