@@ -1,0 +1,216 @@
+"""The one way from a page to a model: an image in memory in, an answer for people out. Nothing of it is written to a disk.
+
+Everything that knows how a `Diagnostician` is asked is here.
+"""
+
+import base64
+import io
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from client.diagnosis import REFER, Diagnostician
+from client.images import IMAGE_SUFFIXES, Fit, load_image, to_input
+from client.web.models import Answer, ModelSaid, Probability, Reference
+from common.artifact import Manifest
+from common.errors import DataError
+from common.web.uploads import KINDS, suffix_of
+
+SHOWN_PX = 640
+"""Side of the square in which an image is shown, framed as the model sees it."""
+
+_WORDS = (
+    (0.95, "very likely"),
+    (0.8, "likely"),
+    (0.6, "rather likely"),
+    (0.4, "open"),
+    (0.2, "rather unlikely"),
+    (0.05, "unlikely"),
+)
+_REFERENCE = {
+    "auroc": "AUROC",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "accuracy": "accuracy",
+    "ece": "calibration error",
+}
+
+
+class Asked(Protocol):
+    """What answers: a model, with what is to be said of it."""
+
+    def about(self) -> ModelSaid:
+        """The model and its limits."""
+        ...
+
+    def answer(self, data: bytes) -> Answer:
+        """What the model says of the content of an image file.
+
+        Raises:
+            UnknownKind: it is no kind of file that is read here.
+            DataError: it cannot be read.
+        """
+        ...
+
+
+class UnknownKind(DataError):  # noqa: N818  what a person brought
+    """The content is no image of a kind that is read here."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A `Diagnostician` that answers one at a time. refer_below: the probability under which a radiologist decides."""
+
+    diagnostician: Diagnostician
+    refer_below: float
+    most_bytes: int
+    turn: threading.Lock
+
+    def about(self) -> ModelSaid:
+        """The model and its limits."""
+        return about(self.diagnostician.manifest, self.refer_below, self.most_bytes)
+
+    def answer(self, data: bytes) -> Answer:
+        """What the model says of the content of an image file.
+
+        Raises:
+            UnknownKind: it is no kind of file that is read here.
+            DataError: it cannot be read.
+        """
+        suffix = suffix_of(data)
+        if suffix not in IMAGE_SUFFIXES:
+            raise UnknownKind(f"expected the content of one of {', '.join(accepted())}")
+        start = time.perf_counter()
+        with self.turn, as_file(data, suffix) as path:
+            job = self.diagnostician.manifest.job
+            shown = framed(load_image(path), job.image.fit)
+            [found] = self.diagnostician.diagnose([path], self.refer_below)
+        if found.problem is not None:
+            raise DataError("the image cannot be read")
+        refer = found.label == REFER
+        return Answer(
+            label=None if refer else found.label,
+            refer=refer,
+            reasons=[_unsure(found.probabilities, self.refer_below)] if refer else [],
+            probabilities=in_words(found.probabilities),
+            image=png(shown),
+            heatmap=None,
+            kind=KINDS[suffix],
+            seconds=round(time.perf_counter() - start, 3),
+        )
+
+
+def load_model(
+    path: Path,
+    weights_dir: Path | None,
+    device: str,
+    personal: Path | None,
+    batch_norm: Path | None,
+    refer_below: float,
+    most_bytes: int,
+) -> Model:
+    """A model file, ready to be asked.
+
+    Raises:
+        ArtifactError, WeightsError: as `Diagnostician`.
+    """
+    diagnostician = Diagnostician(path, weights_dir, device, personal, batch_norm)
+    return Model(diagnostician, refer_below, most_bytes, threading.Lock())
+
+
+def accepted() -> list[str]:
+    """The kinds of files that can be read here."""
+    return [words for suffix, words in KINDS.items() if suffix in IMAGE_SUFFIXES]
+
+
+def about(manifest: Manifest, refer_below: float, most_bytes: int) -> ModelSaid:
+    """What its manifest says of a model, for who asks it."""
+    job, pooled = manifest.job, manifest.metrics
+    bounds = pooled.get("intervals") or {}
+    reference = []
+    for key, name in _REFERENCE.items():
+        low, high = bounds.get(key) or (None, None)
+        reference.append(Reference(name=name, value=pooled.get(key), low=low, high=high))
+    limits = [
+        "A research model, not a medical device: a physician decides.",
+        f"It knows {', '.join(job.classes)} and nothing else: whatever it is shown, it answers with one of these or refers.",
+        f"It was trained on {job.modality}, at {manifest.hospitals} hospitals; other kinds of images, other devices and other "
+        "patients than theirs can mislead it without notice.",
+        "A probability is that of the model for patients like those it was tested on. How frequent a finding is here changes it.",
+    ]
+    if job.backbone.weights.random:
+        limits.insert(0, "Its backbone has random weights: a demonstration, never a diagnosis.")
+    return ModelSaid(
+        job=job.name,
+        job_id=manifest.job_id,
+        fingerprint=manifest.fingerprint,
+        modality=job.modality,
+        classes=list(job.classes),
+        method=job.method.name,
+        backbone=job.backbone.name,
+        hospitals=manifest.hospitals,
+        test_images=int(pooled.get("n") or 0),
+        reference=reference,
+        limits=limits,
+        refer_below=refer_below,
+        accepts=accepted(),
+        most_bytes=most_bytes,
+    )
+
+
+def in_words(probabilities: Mapping[str, float]) -> list[Probability]:
+    """Probabilities with words, the greatest first."""
+    ordered = sorted(probabilities.items(), key=lambda item: -item[1])
+    return [Probability(name=name, probability=value, words=words_of(value)) for name, value in ordered]
+
+
+def words_of(probability: float) -> str:
+    """A probability in [0, 1] in words."""
+    return next((words for least, words in _WORDS if probability >= least), "very unlikely")
+
+
+def _unsure(probabilities: Mapping[str, float], refer_below: float) -> str:
+    return (
+        f"The greatest probability is {max(probabilities.values()):.0%}; below {refer_below:.0%} a radiologist decides."
+    )
+
+
+def framed(image: Image.Image, fit: Fit, side_px: int = SHOWN_PX) -> Image.Image:
+    """An image in the square that the model sees, at a side for people."""
+    return Image.fromarray(to_input(image, side_px, fit).transpose(1, 2, 0))
+
+
+def png(image: Image.Image) -> str:
+    """A PNG in base64."""
+    data = io.BytesIO()
+    image.save(data, "PNG", compress_level=1)
+    return base64.b64encode(data.getvalue()).decode()
+
+
+@contextmanager
+def as_file(data: bytes, suffix: str) -> Iterator[Path]:
+    """A path that ends in `suffix` and holds `data`, while the body runs: the content is in memory, the path is a link to it.
+
+    Where the system has no files in memory, the content is in a file without a name, which is gone with the process.
+    """
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("upload", os.MFD_CLOEXEC)
+        file = os.fdopen(handle, "w+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  closed below
+    with file, tempfile.TemporaryDirectory(prefix="consilium-") as folder:
+        file.write(data)
+        file.flush()
+        file.seek(0)
+        path = Path(folder) / f"image{suffix}"
+        where = Path("/proc/self/fd")
+        path.symlink_to((where if where.is_dir() else Path("/dev/fd")) / str(file.fileno()))
+        yield path
