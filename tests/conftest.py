@@ -58,7 +58,6 @@ def job():
     return make
 
 
-
 @pytest.fixture
 def visitor():
     """A browser-like client for a site: it sends cookies and its origin; `login` logs in, `token` is what a form repeats."""

@@ -12,7 +12,14 @@ from server.rounds import Hooks, run_job
 
 
 def asked(**changes):
-    plain = {"kind": "fit", "round": 1, "since": 10.0, "deadline": 70.0, "needed": 1, "hospitals": {"a": HospitalNow("asked")}}
+    plain = {
+        "kind": "fit",
+        "round": 1,
+        "since": 10.0,
+        "deadline": 70.0,
+        "needed": 1,
+        "hospitals": {"a": HospitalNow("asked")},
+    }
     return Now(**{**plain, **changes})
 
 
@@ -37,7 +44,10 @@ def test_each_question_is_told_until_all_have_answered_or_failed(told):
     kinds = list(dict.fromkeys((one.kind, one.round) for one in found))
     assert kinds == [("describe", 0), ("fit", 1), ("evaluate", 1)]
     last = {(one.kind, one.round): one for one in found}
-    assert {name: one.state for name, one in last["fit", 1].hospitals.items()} == {"alpha": "answered", "beta": "failed"}
+    assert {name: one.state for name, one in last["fit", 1].hospitals.items()} == {
+        "alpha": "answered",
+        "beta": "failed",
+    }
     assert "SECRET" not in repr(found)
     assert last["fit", 1].bytes_up > 0
     assert last["fit", 1].bytes_down > 0
