@@ -60,6 +60,8 @@ def serve(app: ASGIApp, access: Access, host: str, port: int, url: str | None, s
             log_config=None,
             proxy_headers=False,
             server_header=False,
+            ws="none",
+            lifespan="off",
             timeout_graceful_shutdown=2,
             limit_concurrency=64,
         )

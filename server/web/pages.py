@@ -15,6 +15,7 @@ from common.web.application import Site, documented
 from common.web.gate import Rules
 from server.failures import in_words, of_rounds
 from server.numbers import number, size
+from server.recorder import SUMMARY
 from server.report import REPORT
 from server.web.comparison import compare
 from server.web.curves import Curves
@@ -123,11 +124,13 @@ async def changes(folder: Path, look_s: float) -> AsyncIterator[str]:
         if found != seen:
             seen, quiet_since = found, time.monotonic()
             run = await asyncio.to_thread(read, folder)
-            over = run.state in ("finished", "failed", "damaged")
+            over = run.state in ("failed", "damaged") or REPORT in run.files
             yield f"event: changed\ndata: {json.dumps({'state': run.state, 'rounds': run.rounds_done, 'over': over})}\n\n"
             if over:
                 return
         elif time.monotonic() > quiet_since + _ALIVE_S:
+            if (folder / SUMMARY).exists():
+                return  # its report was never written
             quiet_since = time.monotonic()
             yield ": still here\n\n"
         await asyncio.sleep(look_s)

@@ -37,7 +37,7 @@ def browser(tmp_path_factory):
             args=ARGUMENTS,
             viewport={"width": 1280, "height": 900},
         )
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(20_000)
         yield context
         context.close()
 
@@ -70,15 +70,14 @@ def served():
     def serve(site) -> str:
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(
-            site.asgi, access_log=False, log_config=None, proxy_headers=False, timeout_graceful_shutdown=1
-        )
+        options = {"access_log": False, "log_config": None, "proxy_headers": False, "ws": "none", "lifespan": "off"}
+        config = uvicorn.Config(site.asgi, timeout_graceful_shutdown=1, **options)
         server = uvicorn.Server(config)
-        server.install_signal_handlers = lambda: None
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         servers.append((server, thread, listening))
         while not server.started:
+            assert thread.is_alive()
             time.sleep(0.01)
         return f"http://127.0.0.1:{listening.getsockname()[1]}/login?token={site.rules.access.token}"
 

@@ -153,6 +153,7 @@ def test_an_image_is_dropped_anywhere_on_the_page(page, address, png):
       given.items.add(new File([new Uint8Array(bytes)], "film.png"));
       document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: given, bubbles: true, cancelable: true }));
     }"""
+    expect(page.locator("#drop")).to_be_visible()
     page.evaluate(drop, list(png))
     expect(page.get_by_role("heading", name="opacity: very likely")).to_be_visible()
 
