@@ -18,7 +18,7 @@ def operations(site: Site):
 
 
 def conforms(site: Site, examples: int, opaque: Collection[str] = ()) -> None:
-    """Ask every operation so many times. opaque: operations whose body is bytes of which a schema cannot say what they must be."""
+    """Ask every operation so many times. opaque: operations whose body is bytes of which no schema says what they must be."""
     load_all_checks()
     access = site.rules.access
     own = {"host": "127.0.0.1", "Authorization": f"Bearer {access.token}"}

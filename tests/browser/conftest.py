@@ -1,6 +1,6 @@
 """A real browser (Debian's chromium, by playwright) before pages that are really served, on loopback.
 
-CONSILIUM_CHROMIUM: another browser than `chromium` on the PATH. CONSILIUM_SCREENSHOTS: a folder that keeps a picture of each page.
+CONSILIUM_CHROMIUM: another browser than `chromium` on the PATH. CONSILIUM_SCREENSHOTS: a folder that keeps pictures.
 """
 
 import contextlib
