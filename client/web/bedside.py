@@ -140,8 +140,8 @@ def about(manifest: Manifest, refer_below: float, most_bytes: int) -> ModelSaid:
     limits = [
         "A research model, not a medical device: a physician decides.",
         f"It knows {', '.join(job.classes)} and nothing else: whatever it is shown, it answers with one of these or refers.",
-        f"It was trained on {job.modality}, at {manifest.hospitals} hospitals; other kinds of images, other devices and other "
-        "patients than theirs can mislead it without notice.",
+        f"It was trained on {kind_in_words(job.modality)}, at {manifest.hospitals} hospitals; other kinds of images, other devices "
+        "and other patients than theirs can mislead it without notice.",
         "A probability is that of the model for patients like those it was tested on. How frequent a finding is here changes it.",
     ]
     if job.backbone.weights.random:
@@ -162,6 +162,11 @@ def about(manifest: Manifest, refer_below: float, most_bytes: int) -> ModelSaid:
         accepts=accepted(),
         most_bytes=most_bytes,
     )
+
+
+def kind_in_words(modality: str) -> str:
+    """A job's modality as people say it."""
+    return "images of a kind that its job does not name" if modality == "other" else f"images of the kind {modality}"
 
 
 def ordered(probabilities: Mapping[str, float]) -> list[Probability]:
