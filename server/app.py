@@ -51,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
     exchange = Exchange(grid, retry_s=None if engine in SIMULATIONS else RETRY_S)
     with Recorder(folder, job, engine, bool(config.get("resume", False))) as recorder:
         try:
-            hooks = Hooks(judged=[recorder.judged], checkpoint=[recorder.save])
+            hooks = Hooks(judged=[recorder.judged], checkpoint=[recorder.save], now=[recorder.now.tell])
             secrecy = _secrecy(job, str(config.get("roster", "")), folder)
             recorder.finish(run_job(job, exchange, hooks, recorder.checkpoint, secrecy))
             with recorder.writing(REPORT):

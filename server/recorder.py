@@ -9,6 +9,7 @@
     report.html         written by `server/report.py` from the files above
     MODEL_CARD.md, model_card.html   written by `server/model_card.py` from them, too
     failure.json        why the run stopped, if it did; gone as soon as it goes on
+    now.json            what the run is doing now; gone when its process ends
     run.lock            held by the process that writes the directory
 
 Predictions are never written: the coordinator has none.
@@ -26,6 +27,7 @@ from common.artifact import Manifest, save_model, write_atomically
 from common.errors import ArtifactError, ConfigError
 from common.job import Job
 from server.checkpoint import Checkpoint, Round, load_checkpoint, save_checkpoint
+from server.now import NowFile
 from server.rounds import Outcome
 from server.storage import FAILURE, Lock, append_line, writing
 from server.summary import plain_counts, summarise, versions
@@ -49,6 +51,7 @@ class Recorder:
         self.folder, self._job, self._engine = folder, job, engine
         self.checkpoint: Checkpoint | None = None
         self._saved: int | None = None
+        self.now = NowFile(folder)
         if resume and not (folder / JOB).exists():
             raise ArtifactError(
                 f"{folder} holds no run to go on with (it has no {JOB}); give the --out of the first run"
@@ -72,6 +75,7 @@ class Recorder:
 
     def close(self) -> None:
         """Let another process write the directory."""
+        self.now.remove()
         self._lock.release()
 
     def writing(self, name: str | Path) -> AbstractContextManager[None]:

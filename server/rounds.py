@@ -88,9 +88,9 @@ def run_job(
         meter.add(resume.spent)
     with meter.phase("total"):
         with meter.phase("describe"):
-            membership = describe(job, exchange, meter, failures)
+            membership = describe(job, exchange, meter, failures, hooks.tell)
             require_same_job(job, membership.members, resume)
-            questions = Questions(job, exchange, membership, meter, failures)
+            questions = Questions(job, exchange, membership, meter, failures, watch=hooks.tell)
             asking = _aggregation(questions, secrecy)
             standardisation, patients = _beginning(asking, resume)
             questions = replace(questions, standardisation=standardisation)
