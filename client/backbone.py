@@ -6,6 +6,7 @@ come from `client/weights.py`, the chains from `client/chains.py`.
 Letters: N images, D features, (3, H, W) images.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,16 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> "Backbone":  # noqa: ARG002
         """Stay in eval(): batch statistics of a frozen network must not move."""
         return self
+
+    def with_blocks(self, made: Callable[[nn.Module], nn.Module]) -> "Backbone":
+        """The same backbone with other blocks, each made of one of its own: for inference on the device where it is now.
+
+        The network, its parameters and its digest are shared, and stay what they are; what is done to them afterwards need
+        not be done to the blocks.
+        """
+        other = copy.copy(self)
+        other._chain = tuple((name, made(block)) for name, block in self._chain)
+        return other
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, D) of the last stage."""
