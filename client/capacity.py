@@ -11,7 +11,7 @@ import torch
 
 from client.backbone import NETWORKS, Backbone
 from client.device import choose_device, decoding_threads
-from client.features import Extractor
+from client.extractor import Extractor
 
 _LEAST_S = 1.0
 _LEAST_BATCHES = 3

@@ -12,8 +12,8 @@ import numpy as np
 
 from client.backbone import Backbone
 from client.device import choose_device
+from client.extractor import Extractor, Pixels
 from client.feature_space import columns_of, fingerprint_of
-from client.features import Extractor, Pixels
 from client.images import load_pictures, to_input
 from client.local_state import Kept, load_kept
 from client.slices import reading_of

@@ -59,9 +59,9 @@ def folded(block: nn.Module) -> nn.Module:
     number = 0
     for node in list(graph.graph.nodes):
         layer = layers.get(node.target) if node.op == "call_module" else None
-        before = node.args[0] if isinstance(layer, nn.BatchNorm2d) else None
+        before: Any = node.args[0] if node.args else None
         convolution = _convolution(before, layers)
-        if convolution is None or len(before.users) > 1:
+        if not isinstance(layer, nn.BatchNorm2d) or convolution is None or len(before.users) > 1:
             continue
         fused = fuse_conv_bn_eval(convolution, layer).requires_grad_(False)
         before.target = f"folded_{number}"
@@ -104,7 +104,7 @@ class _Joined(nn.Module):
         self._weight = convolution.weight.detach().contiguous(memory_format=torch.channels_last)
         self._bias = None if convolution.bias is None else convolution.bias.detach()
         one = convolution
-        self._shape = [list(one.padding), list(one.stride), list(one.dilation), one.groups]
+        self._shape: list[Any] = [list(one.padding), list(one.stride), list(one.dilation), one.groups]
         self._name, numbers = activation
         self._numbers, self._added = list(numbers), added
         self._packed: Tensor | None = None
@@ -113,9 +113,9 @@ class _Joined(nn.Module):
         """(N, channels, H, W) float32, and as much as comes out to be added to it."""
         packed = self._packed
         if packed is None:
-            packed = self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(
-                self._weight.to_mkldnn(), *self._shape, list(x.shape)
-            )
+            # PyTorch declares fewer arguments than it takes.
+            pack: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
+            packed = self._packed = pack(self._weight.to_mkldnn(), *self._shape, list(x.shape))
         if not self._added:
             found: Tensor = torch.ops.mkldnn._convolution_pointwise(
                 x, packed, self._bias, *self._shape, self._name, self._numbers, ""
@@ -170,7 +170,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 def _activation(node: fx.Node, layers: Mapping[str, nn.Module]) -> Activation | None:
     if node.op == "call_module":
-        return _MODULES.get(type(layers.get(str(node.target))))
+        return _MODULES.get(type(layers[str(node.target)]))
     return _FUNCTIONS.get(node.target) if node.op == "call_function" and callable(node.target) else None
 
 

@@ -17,7 +17,7 @@ Letters: N images, D features, (3, H, W) images.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -27,15 +27,15 @@ import numpy as np
 import torch
 
 from client.backbone import Backbone
+from client.extractor import Extractor, Pixels, out_of_memory
 from client.feature_space import all_blocks
-from client.features import Extractor, Pixels, out_of_memory
 from client.folding import folded, joined
 from common.head import Float32
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-"""Of each stage in each pooling, the greatest relative distance (L2) of the features from those of the plain backbone in float32."""
+"""Of each stage in each pooling: the greatest relative distance (L2) of the features from those of the plain backbone, float32."""
 
 _TOLERANCE_FLOAT16 = 2e-2
 """Where a GPU computes in float16, both have its rounding."""
@@ -79,7 +79,7 @@ class Forward:
         if kind == "cpu":
             self._at_once = min(_AT_ONCE_ON_CPU, extractor.batch_size)
             self.images_at_once = max(extractor.batch_size, 2 * count * self._at_once)
-        self._lanes = _opened(extractor.device, count, threads)
+        self._lanes = open_lanes(extractor.device, count, threads)
         self.words = f"{kind}, {extractor.precision}, {how}, {count} x {self._at_once} images" + (
             f" on {count * threads} threads" if kind == "cpu" else ""
         )
@@ -89,16 +89,18 @@ class Forward:
 
         It raises MemoryError if not even one image fits.
         """
-        if self._lanes is None:
+        lanes = self._lanes
+        if lanes is None:
             return lambda: self._extractor(pixels)
-        futures = self._submitted(pixels)
-        return lambda: self._gathered(pixels, futures)
+        futures = self._submitted(lanes, pixels)
+        return lambda: self._gathered(lanes, pixels, futures)
 
-    def _submitted(self, pixels: Pixels) -> list["Future[Float32]"]:
-        assert_lanes = self._lanes or ThreadPoolExecutor(1)
-        return [assert_lanes.submit(self._features, part) for part in _split(pixels, self._at_once)]
+    def _submitted(self, lanes: ThreadPoolExecutor, pixels: Pixels) -> list["Future[Float32]"]:
+        step = self._at_once
+        parts = (pixels[start : start + step] for start in range(0, len(pixels), step))
+        return [lanes.submit(features_of, self._backbone, self._extractor, part) for part in parts]
 
-    def _gathered(self, pixels: Pixels, futures: list["Future[Float32]"]) -> Float32:
+    def _gathered(self, lanes: ThreadPoolExecutor, pixels: Pixels, futures: list["Future[Float32]"]) -> Float32:
         while True:
             tried = self._at_once
             try:
@@ -112,10 +114,7 @@ class Forward:
                     raise MemoryError("not even one image fits into the memory of the device") from error
             self._at_once = tried // 2
             log.warning("out of memory: going on with %d images at once", self._at_once)
-            futures = self._submitted(pixels)
-
-    def _features(self, pixels: Pixels) -> Float32:
-        return features_of(self._backbone, self._extractor, pixels)
+            futures = self._submitted(lanes, pixels)
 
     def __enter__(self) -> Self:
         return self
@@ -179,7 +178,7 @@ def distance(found: Float32, plain: Float32, name: str) -> float:
     blocks = [slice(block.start, block.stop) for block in all_blocks(name)]
     off = [np.linalg.norm(found[:, one] - plain[:, one], axis=1) for one in blocks]
     norms = [np.maximum(np.linalg.norm(plain[:, one], axis=1), np.finfo(np.float32).tiny) for one in blocks]
-    return float(max((distances / norm).max() for distances, norm in zip(off, norms, strict=True)))
+    return float(np.max([distances / norm for distances, norm in zip(off, norms, strict=True)]))
 
 
 def lanes_on(device: torch.device) -> tuple[int, int]:
@@ -191,7 +190,7 @@ def lanes_on(device: torch.device) -> tuple[int, int]:
     return count, threads // count
 
 
-def _opened(device: torch.device, count: int, threads: int) -> ThreadPoolExecutor:
+def open_lanes(device: torch.device, count: int, threads: int) -> ThreadPoolExecutor:
     """A pool of lanes: on a CPU each with its own number of PyTorch's threads, on CUDA each with a stream of its own."""
     lanes = ThreadPoolExecutor(count, thread_name_prefix="lane")
     if device.type == "cuda":
@@ -204,7 +203,7 @@ def _opened(device: torch.device, count: int, threads: int) -> ThreadPoolExecuto
         if device.type == "cpu":
             torch.set_num_threads(threads)
         elif device.type == "cuda":
-            torch.cuda.set_stream(torch.cuda.Stream(device))
+            torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
         all_begun.wait()
 
     for _ in range(count):
@@ -213,7 +212,3 @@ def _opened(device: torch.device, count: int, threads: int) -> ThreadPoolExecuto
     # PyTorch's number is one for each thread that has begun, and one for those that will begin later: this one is put back.
     torch.set_num_threads(before)
     return lanes
-
-
-def _split(pixels: Pixels, count: int) -> Iterator[Pixels]:
-    return (pixels[start : start + count] for start in range(0, len(pixels), count))

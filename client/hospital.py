@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from client.approvals import Approvals
-from client.features import out_of_memory
+from client.extractor import out_of_memory
 from client.hospital_file import HospitalFile
 from client.local_state import LocalState
 from client.noised_training import centre_told, noised_fit, require_training
