@@ -61,13 +61,14 @@ _made: "WeakKeyDictionary[Backbone, tuple[tuple[object, ...], str, Backbone]]" =
 class Forward:
     """Pixels to the features of all stages, for so many images. Use it as a context manager.
 
-    words: how, for the log. images_at_once: how many are best given at once.
+    words: how, for the log. images_at_once: how many are best given at once. least_at_once: how many give each lane work.
     """
 
     def __init__(self, extractor: Extractor, images: int) -> None:
         self._extractor = extractor
         self._at_once = extractor.batch_size
         self.images_at_once = extractor.batch_size
+        self.least_at_once = 1
         self._lanes: ThreadPoolExecutor | None = None
         self._backbone = extractor.backbone
         kind = extractor.device.type
@@ -79,6 +80,7 @@ class Forward:
         if kind == "cpu":
             self._at_once = min(_AT_ONCE_ON_CPU, extractor.batch_size)
             self.images_at_once = max(extractor.batch_size, 2 * count * self._at_once)
+        self.least_at_once = count * self._at_once
         self._lanes = open_lanes(extractor.device, count, threads)
         self.words = f"{kind}, {extractor.precision}, {how}, {count} x {self._at_once} images" + (
             f" on {count * threads} threads" if kind == "cpu" else ""
