@@ -117,7 +117,7 @@ class _Joined(nn.Module):
             pack: Callable[..., Tensor] = torch._C._nn.mkldnn_reorder_conv2d_weight
             packed = self._packed = pack(self._weight.to_mkldnn(), *self._shape, list(x.shape))
         if not self._added:
-            found: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            found: Tensor = torch.ops.mkldnn._convolution_pointwise.default(
                 x, packed, self._bias, *self._shape, self._name, self._numbers, ""
             )
             return found

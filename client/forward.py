@@ -2,7 +2,7 @@
 
 Chosen automatically (`Forward`), and said in one line of the log:
 
-* Few images: the backbone as it is. Making it faster takes half a second.
+* Few images: the layers as they are. Making them faster takes half a second.
 * Many: its batch normalisations folded, and on a CPU its convolutions joined with what follows (`client/folding.py`). Both are
   tried on a few random images first, and left out where they fail or their features are not those of the plain backbone to
   `TOLERANCE`.
@@ -35,7 +35,7 @@ from common.head import Float32
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-"""Of each stage in each pooling: the greatest relative distance (L2) of the features from those of the plain backbone, float32."""
+"""The greatest relative distance (L2) from the plain backbone in float32, of the features of any stage in any pooling."""
 
 _TOLERANCE_FLOAT16 = 2e-2
 """Where a GPU computes in float16, both have its rounding."""
@@ -72,16 +72,19 @@ class Forward:
         self._lanes: ThreadPoolExecutor | None = None
         self._backbone = extractor.backbone
         kind = extractor.device.type
-        if images < MANY:
-            self.words = f"{kind}, {extractor.precision}, as it is"
+        self.words = f"{kind}, {extractor.precision}, as it is"
+        if images <= _AT_ONCE_ON_CPU:
             return
-        how, self._backbone = faster(extractor)
         count, threads = lanes_on(extractor.device)
         if kind == "cpu":
             self._at_once = min(_AT_ONCE_ON_CPU, extractor.batch_size)
             self.images_at_once = max(extractor.batch_size, 2 * count * self._at_once)
         self.least_at_once = count * self._at_once
         self._lanes = open_lanes(extractor.device, count, threads)
+        how = "as it is"
+        if images >= MANY:
+            # In a lane, because weights are packed for the number of threads that packs them.
+            how, self._backbone = self._lanes.submit(faster, extractor).result()
         self.words = f"{kind}, {extractor.precision}, {how}, {count} x {self._at_once} images" + (
             f" on {count * threads} threads" if kind == "cpu" else ""
         )

@@ -136,7 +136,7 @@ def test_equal_images_give_equal_bits(small, many):
 
 
 def test_few_images_take_the_backbone_as_it_is(small):
-    with Forward(small, 5) as few:
+    with Forward(small, 3) as few:
         np.testing.assert_array_equal(few.begin(pixels_of(48))(), small(pixels_of(48)))
         assert few.words == "cpu, float32, as it is"
 
@@ -271,3 +271,19 @@ def test_what_is_cached_by_lanes_is_of_the_same_space_and_of_no_other(tmp_path, 
     (line,) = [record.getMessage() for record in caplog.records if "a second" in record.getMessage()]
     assert line.startswith("12 images through mobilenet_v3_small, ")
     assert str(paths[0]) not in line
+
+
+def test_few_images_in_lanes_have_the_layers_as_they_are(small):
+    with Forward(small, 9) as lanes:
+        assert "as it is" in lanes.words
+        plain = features_of(small.backbone, small, pixels_of(48, 9))
+        assert distance(lanes.begin(pixels_of(48, 9))(), plain, small.backbone.name) < TOLERANCE
+
+
+def test_the_maximum_is_the_same_with_and_without_a_gradient(small):
+    images = small.to_images(pixels_of(48))
+    blocks = all_blocks(small.backbone.name)
+    with torch.no_grad():
+        found = small.backbone.features(images, blocks)
+    with torch.inference_mode():
+        assert torch.equal(small.backbone.features(images, blocks), found)
