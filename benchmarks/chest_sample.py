@@ -11,6 +11,7 @@ from common.config_file import load_yaml
 from common.job import Job, parse_job
 
 PROJECT = Path(__file__).resolve().parent.parent
+_SMALL = 100
 NAMES = ("nih_clinical_center", "guangzhou_children", "actualmed_spain", "figure1")
 
 
@@ -20,15 +21,18 @@ def job_with(**changes: object) -> Job:
 
 
 def hospitals(shared: Path, folder: Path, images: int | None) -> Mapping[str, Path]:
-    """The four hospitals (name -> folder) with `images` images in all, drawn with seed 0, each its share; None: all of them.
+    """The four hospitals (name -> folder) with `images` images in all, drawn with seed 0; None: all of them.
 
-    Their manifests are written into `folder`; the images stay where they are.
+    Small hospitals keep theirs, or they would have too few to take part, and the large ones share the rest. Their manifests are
+    written into `folder`; the images stay where they are.
     """
     rows = {name: read_manifest(shared / "data" / "chest_xray" / name / MANIFEST) for name in NAMES}
-    total = sum(map(len, rows.values()))
+    large = {name: listed for name, listed in rows.items() if len(listed) > _SMALL}
+    left = None if images is None else max(0, images - sum(len(rows[name]) for name in rows.keys() - large.keys()))
+    share = 1.0 if left is None else min(1.0, left / sum(map(len, large.values())))
     found = {}
     for name, listed in rows.items():
-        count = len(listed) if images is None else min(len(listed), max(8, round(len(listed) * images / total)))
+        count = round(len(listed) * share) if name in large else len(listed)
         found[name] = folder / name
         found[name].mkdir(parents=True, exist_ok=True)
         _write(found[name] / MANIFEST, random.Random(0).sample(listed, count))

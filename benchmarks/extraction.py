@@ -60,6 +60,7 @@ def main() -> None:
         ways = _ways(given.shared, given.images, Path(folder), not given.no_compile)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         processor: dict[str, list[float]] = {name: [] for name in ways}
+        print(f"{len(ways)} ways, {given.images} images each", flush=True)
         for run in range(given.runs + 1):
             print(f"run {run} of {given.runs}", flush=True)
             for name, way in ways.items():
@@ -90,9 +91,9 @@ def _ways(shared: Path, images: int, folder: Path, compiling: bool) -> dict[str,
     }
     lanes = open_lanes(torch.device("cpu"), *lanes_on(torch.device("cpu")))
     ways["batch norm folded, in lanes"] = lambda: _in_lanes(fold, pixels, lanes)
-    if compiling and (whole := _compiled(fold, BATCH, torch.get_num_threads())):
+    if compiling and (whole := _compiled(fold, BATCH, torch.get_num_threads())) is not None:
         ways["compiled"] = lambda: _batches(whole, pixels, torch.channels_last)
-        if small := _compiled(fold, LANE_BATCH, 1):
+        if (small := _compiled(fold, LANE_BATCH, 1)) is not None:
             ways["compiled, in lanes"] = lambda: _in_lanes(small, pixels, lanes)
     many = max(len(pixels), MANY)
     forward = Forward(extractor, many)
@@ -151,7 +152,6 @@ def _frozen(backbone: Backbone) -> Callable[[Pixels], None]:
 def _compiled(backbone: Backbone, count: int, threads: int) -> Callable[[Tensor], Tensor] | None:
     """The compiled network for batches of `count`, on so many threads; None without a compiler."""
     before = torch.get_num_threads()
-    torch._dynamo.reset()
     options: dict[str, str | int | bool] = {"freezing": True, "cpp.threads": threads}
     whole: Callable[[Tensor], Tensor] = torch.compile(_Last(backbone), dynamic=False, options=options)
     torch.set_num_threads(threads)

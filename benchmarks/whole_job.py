@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _small(shared: Path, folder: Path) -> Mapping[str, Path]:
-    return hospitals(shared, folder / "small", 64)
+    return hospitals(shared, folder / "small", 180)
 
 
 def seconds_of(work: Callable[[], object]) -> float:
