@@ -4,15 +4,18 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.options import Device, WeightsDir
+from cli.options import CacheDir, Device, WeightsDir
 from common.errors import ConfigError
 from common.job import load_job
+
+if TYPE_CHECKING:
+    from client.quality import Closer
 
 CHECK_FORMATS = ("table", "json")
 DIAGNOSE_FORMATS = ("table", "json", "csv")
@@ -26,10 +29,28 @@ def check(
         Path | None, typer.Option(help="Also check labels and classes against this job.", metavar="JOB")
     ] = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a page with pictures, for the hospital's own people; of several hospitals one each, FILE-NAME.html.",
+            metavar="FILE",
+        ),
+    ] = None,
+    backbone: Annotated[
+        bool | None,
+        typer.Option(
+            "--backbone/--no-backbone",
+            help="Also look through the job's backbone: labels in doubt, images turned or inverted, drift. Minutes the first time.",
+            show_default="with --html and --job",
+        ),
+    ] = None,
+    weights_dir: WeightsDir = None,
+    cache_dir: CacheDir = None,
+    device: Device = "auto",
 ) -> None:
     """Look through the images of hospitals: counts, sizes, unreadable files, duplicates, labels. Exit code 1 on errors.
 
-    DIR is a hospital's folder, or one with a folder per hospital.
+    DIR is a hospital's folder, or one with a folder per hospital. With --html everything is on one page with pictures.
     """
     _one_of("format", output_format, CHECK_FORMATS)
     from client.check import check_hospitals
@@ -37,13 +58,30 @@ def check(
     from client.progress import progress
     from simulation.hospitals import find_hospitals
 
+    if backbone and job is None:
+        raise ConfigError("--backbone: needs --job, which names the backbone")
     parsed = load_job(job) if job else None
     hospitals = find_hospitals(folders)
     result = check_hospitals(hospitals, parsed, progress)
+    closer: dict[str, Closer] = {}
+    if parsed is not None and (backbone if backbone is not None else html is not None):
+        from client.quality import look_closer
+        from simulation.pooling import Machine
+
+        machine = Machine(weights_dir, cache_dir, device)
+        closer = look_closer({name: machine.hospital_file(name, folder) for name, folder in hospitals.items()}, parsed)
     if output_format == "json":
-        typer.echo(json.dumps(result.to_dict(), indent=1))
+        found = {name: one.to_dict(hospitals[name]) for name, one in closer.items()}
+        typer.echo(json.dumps({**result.to_dict(), "through_the_backbone": found}, indent=1))
     else:
-        print_check(result, Console())
+        print_check(result, Console(), closer, hospitals)
+    if html is not None:
+        from client.check_page import page_paths, write_page
+        from client.quality import NOTHING_SEEN
+
+        for name, path in page_paths(html, list(hospitals)).items():
+            write_page(path, name, hospitals[name], result, closer.get(name, NOTHING_SEEN), parsed)
+            typer.echo(f"page    {path}", err=output_format == "json")
     if result.errors:
         raise typer.Exit(1)
 

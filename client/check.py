@@ -16,7 +16,9 @@ import numpy as np
 
 from client.device import decoding_threads
 from client.duplicates import alike, near_pairs, perceptual_hash, same_files, thumbnail
+from client.image_faults import FAULTS, Grey, fault_of, grey_of
 from client.images import bit_depth, load_image
+from client.likeness import same_film, turned_pairs, words_of
 from client.records import Row, parts_of, read_rows, unknown_labels
 from common.errors import DataError
 from common.head import Float32
@@ -40,6 +42,7 @@ class Image:
     bits: int = 0
     problem: str | None = None
     thumbnail: Float32 = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
+    grey: Grey = Grey()
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class ClassFindings:
 class HospitalFindings:
     """One hospital: its classes by label, its unreadable files with the reason, its images by part.
 
-    With a job, patients with several labels and images by part count only what belongs to its classes.
+    faults: names of images by what is wrong with them (`client.image_faults.FAULTS`). With a job, patients with several labels and images by part count only what belongs to its classes.
     """
 
     classes: Mapping[str, ClassFindings]
@@ -64,18 +67,21 @@ class HospitalFindings:
     patients_with_several_labels: int
     images_by_part: Mapping[str, int]
     missing_classes: tuple[str, ...] = ()
+    faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found. Duplicates are groups of `hospital/file` names."""
+    """What was found. Duplicates are groups of `hospital/file` names; turned: pairs, and how the first was changed, in words."""
 
     hospitals: Mapping[str, HospitalFindings]
     exact_duplicates: tuple[tuple[str, ...], ...] = ()
     near_duplicates: tuple[tuple[str, ...], ...] = ()
+    turned_duplicates: tuple[tuple[str, str, str], ...] = ()
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     job: str | None = field(default=None)
+    images: tuple[Image, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -96,11 +102,13 @@ class CheckResult:
                     "patients_with_several_labels": one.patients_with_several_labels,
                     "images_by_part": dict(one.images_by_part),
                     "missing_classes": list(one.missing_classes),
+                    "faults": {fault: list(names) for fault, names in one.faults.items()},
                 }
                 for name, one in self.hospitals.items()
             },
             "exact_duplicates": [list(group) for group in self.exact_duplicates],
             "near_duplicates": [list(group) for group in self.near_duplicates],
+            "turned_duplicates": [list(one) for one in self.turned_duplicates],
             "errors": list(self.errors),
             "warnings": list(self.warnings),
         }
@@ -125,12 +133,34 @@ def check_hospitals(folders: Mapping[str, Path], job: Job | None, progress: Prog
     exact = [[readable[i] for i in group] for group in same_files([image.digest for image in readable])]
     pairs = near_pairs([image.hash for image in readable], [image.digest for image in readable])
     near = [[readable[i], readable[j]] for i, j in pairs if alike(readable[i].thumbnail, readable[j].thumbnail)]
+    turned = _turned(readable, near)
     errors += _contradictions(exact)
-    warnings += _leaks(exact, near, _parts(rows, job))
+    warnings += _leaks({"exact": exact, "near": near, "turned or inverted": [pair for pair, _ in turned]}, _parts(rows, job))
     warnings += _shared_patients(rows)
     return CheckResult(
-        findings, _names(exact), _names(near), tuple(errors), tuple(warnings), job.name if job is not None else None
+        findings,
+        _names(exact),
+        _names(near),
+        tuple((_name(one), _name(two), words) for (one, two), words in turned),
+        tuple(errors),
+        tuple(warnings),
+        job.name if job is not None else None,
+        tuple(images),
     )
+
+
+def _turned(readable: Sequence[Image], near: Iterable[Sequence[Image]]) -> list[tuple[tuple[Image, Image], str]]:
+    """Pairs that are one film, turned, mirrored or inverted; those that are alike as they are have been found already."""
+    known = {frozenset((one.name, two.name)) for one, two in near}
+    found: dict[tuple[int, int], list[Any]] = defaultdict(list)
+    thumbnails = np.array([image.thumbnail for image in readable], np.float32).reshape(len(readable), -1)
+    for i, j, change in turned_pairs(thumbnails) if readable else []:
+        one, two = readable[i], readable[j]
+        if one.digest == two.digest or frozenset((one.name, two.name)) in known:
+            continue
+        if same_film(load_image(one.row.path), load_image(two.row.path), change):
+            found[i, j].append(change)
+    return [((readable[i], readable[j]), words_of(changes)) for (i, j), changes in sorted(found.items())]
 
 
 def _look(rows: Mapping[str, list[Row]], folders: Mapping[str, Path], progress: Progress) -> list[Image]:
@@ -145,7 +175,8 @@ def _look(rows: Mapping[str, list[Row]], folders: Mapping[str, Path], progress: 
             picture = load_image(row.path)
             digest = hashlib.sha256(row.path.read_bytes()).hexdigest()
             depth, small = bit_depth(row.path), thumbnail(picture)
-            return Image(hospital, row, name, digest, perceptual_hash(picture), picture.size, depth, thumbnail=small)
+            hashed = perceptual_hash(picture)
+            return Image(hospital, row, name, digest, hashed, picture.size, depth, thumbnail=small, grey=grey_of(picture))
         except (DataError, OSError) as error:
             return Image(hospital, row, name, problem=str(error))
 
@@ -173,7 +204,17 @@ def _findings(images: Sequence[Image], job: Job | None) -> HospitalFindings:
         patients_with_several_labels=sum(len(labels) > 1 for labels in labels_of.values()),
         images_by_part={part: in_parts[part] for part in PARTS},
         missing_classes=tuple(name for name in job.classes if name not in by_label) if job else (),
+        faults=_faults(images),
     )
+
+
+def _faults(images: Iterable[Image]) -> dict[str, tuple[str, ...]]:
+    """Names of readable images by their fault, in the order of `FAULTS`."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for image in images:
+        if image.problem is None and (fault := fault_of(image.grey)):
+            found[fault].append(image.name)
+    return {fault: tuple(found[fault]) for fault in FAULTS if found[fault]}
 
 
 def _class_findings(images: Sequence[Image]) -> ClassFindings:
@@ -206,6 +247,8 @@ def _complaints(
         for part in ("train", "test"):
             if found.images_by_part[part] == 0:
                 warnings.append(f"{name}: no image falls into the {part} part")
+    for fault, names in found.faults.items():
+        warnings.append(f"{name}: {len(names)} {fault} image(s), {FAULTS[fault][0]}: {_some(names[:_SHOWN], len(names))}")
     if found.patients_with_several_labels:
         warnings.append(f"{name}: {found.patients_with_several_labels} patient(s) have images of several labels")
     return errors, warnings
@@ -231,11 +274,11 @@ def _contradictions(exact: Iterable[Sequence[Image]]) -> list[str]:
 
 
 def _leaks(
-    exact: Sequence[Sequence[Image]], near: Sequence[Sequence[Image]], parts: Mapping[tuple[str, str], str]
+    duplicates: Mapping[str, Sequence[Sequence[Image]]], parts: Mapping[tuple[str, str], str]
 ) -> list[str]:
     """Duplicates, and above all those that stand on both sides of a split."""
     warnings = []
-    for what, groups in (("exact", exact), ("near", near)):
+    for what, groups in duplicates.items():
         if not groups:
             continue
         across = [group for group in groups if len({image.hospital for image in group}) > 1]

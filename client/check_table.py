@@ -1,14 +1,23 @@
 """What `consilium check` prints."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from client.check import CheckResult, ClassFindings
+from client.quality import Closer, in_words
 
 
-def print_check(result: CheckResult, console: Console) -> None:
-    """One table of hospitals and classes, then the warnings and the errors."""
+def print_check(
+    result: CheckResult,
+    console: Console,
+    closer: Mapping[str, Closer] | None = None,
+    folders: Mapping[str, Path] | None = None,
+) -> None:
+    """One table of hospitals and classes, what the backbone showed of each (name -> folder), then the warnings and the errors."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("hospital", "class", "images", "patients", "size, px", "bits"):
         table.add_column(heading, justify="right" if heading in ("images", "patients") else "left")
@@ -27,6 +36,9 @@ def print_check(result: CheckResult, console: Console) -> None:
         parts.add_row(_as_it_is(name), *(str(number) for number in found.images_by_part.values()))
     console.print(parts)
     console.print()
+    for name, one in (closer or {}).items():
+        for sentence in in_words(name, one, (folders or {})[name]):
+            console.print(_as_it_is(f"to look at: {sentence}"), style="cyan")
     for kind, colour, sentences in (("warning", "yellow", result.warnings), ("error", "red", result.errors)):
         for sentence in sentences:
             console.print(_as_it_is(f"{kind}: {sentence}"), style=colour)

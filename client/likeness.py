@@ -53,10 +53,7 @@ class Change(NamedTuple):
 
 
 CHANGES = tuple(
-    Change(turns, mirrored, negative)
-    for negative in (False, True)
-    for mirrored in (False, True)
-    for turns in range(4)
+    Change(turns, mirrored, negative) for negative in (False, True) for mirrored in (False, True) for turns in range(4)
 )
 """All sixteen; the first changes nothing."""
 

@@ -113,9 +113,7 @@ def _scores(examples: Float32, truth: Float64, features: Float32) -> Float64:
     return np.asarray(centre + ((features - mean) / scale).astype(np.float64) @ weights, np.float64)
 
 
-def _copies(
-    chosen: Mapping[bytes, Path], extractor: Extractor, cache: FeatureCache, job: Job
-) -> Mapping[Key, Float32]:
+def _copies(chosen: Mapping[bytes, Path], extractor: Extractor, cache: FeatureCache, job: Job) -> Mapping[Key, Float32]:
     """Features of all kinds of copies of some images, by digest and number of the kind, from the cache or from the backbone."""
     columns = columns_of(job)
     wanted = [(digest, kind) for digest in chosen for kind in range(len(KINDS))]

@@ -3,12 +3,14 @@
 Letters: N examples, D features, C classes, M heads.
 """
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from client.hospital_drift import FEDERATION_STATE
 from client.local_state import LocalState
 from client.own_models import count_head, own_head, personal_head
 from client.preparation import Prepared
@@ -153,7 +155,15 @@ class Participation:
                 for part, examples in self.prepared.parts.items()
             }
             self._standardised = (key, parts)
+            self._keep_federation(standardisation)
         return self._standardised[1]
+
+    def _keep_federation(self, standardisation: Standardisation) -> None:
+        """Keep what was sent of the federation's features, for `consilium check`: how far off this hospital is, it works out itself."""
+        arrays = {"mean": standardisation.mean.astype(np.float32), "scale": standardisation.scale.astype(np.float32)}
+        # On a full disk the round goes on: nothing of it needs the file.
+        with contextlib.suppress(OSError):
+            self._state.save(FEDERATION_STATE, 0, arrays)
 
 
 def _key(standardisation: Standardisation) -> bytes:

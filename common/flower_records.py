@@ -17,6 +17,8 @@ MESSAGE_TYPES = {
     "evaluate": "evaluate",
     "own": "train.own",
     "personalise": "train.personalise",
+    "duplicates": "query.duplicates",
+    "collisions": "query.collisions",
     "keys": "train.keys",
     "shares": "train.shares",
     "masked": "train.masked",

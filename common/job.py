@@ -91,7 +91,10 @@ class Guard(Section):
 
 
 class Job(Section):
-    """One training job. See `configs/` for annotated examples."""
+    """One training job. See `configs/` for annotated examples.
+
+    duplicates: `check` has the hospitals send keyed hashes of their images, by which it is counted what two of them have both.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     classes: Annotated[list[str], Field(min_length=2, max_length=1000)]
@@ -105,6 +108,7 @@ class Job(Section):
     evaluation: Evaluation = Evaluation()
     personalisation: Personalisation | None = None
     privacy: Privacy = Privacy()
+    duplicates: Literal["ignore", "check"] = "ignore"
     quorum: Quorum = Quorum()
     guard: Guard = Guard()
     seed: Seed = 0

@@ -4,7 +4,8 @@ A message is `Packed`: named arrays and named plain fields. Its schema says whic
 hospital checks every reply against the schema before it leaves, the coordinator checks it again before it is used; both
 with `problem_with`. How a message travels (Flower records, gRPC) is not known here.
 
-Shape letters: C classes, D features, M heads, B score bins, K calibration bins; S sums per class (the features, or their
+Shape letters: C classes, D features, M heads, B score bins, K calibration bins, I images whose keyed hashes are
+sent; S sums per class (the features, or their
 projection, and the constant 1), T = S (S + 1) / 2; of a session of secure aggregation P participants, L numbers of the vector.
 """
 
@@ -35,6 +36,9 @@ MAX_HEADS = 64
 STATISTICS_DTYPE = "float32"
 """Of the sums for the closed-form head: half the bytes of float64, and the same head (`benchmarks/statistics_dtype.py`)."""
 
+HASHES_PER_IMAGE = 16
+"""Keyed hashes of what an image looks like, in the reply to `duplicates`: one for each guess at four uncertain bits."""
+
 PERSONALISED = ("global", "personalised", "own")
 """The models a hospital compares on its own patients, in the order of the counts of `personalise`."""
 
@@ -63,6 +67,8 @@ REQUESTS: Mapping[str, Schema] = {
     "evaluate": Schema({**_HEADS, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
     "own": Schema({**_STANDARDISATION}, _ABOUT),
     "personalise": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
+    "duplicates": Schema({}, _ABOUT),
+    "collisions": Schema({"exact": ArraySpec("uint8", ("I",)), "near": ArraySpec("uint8", ("I",))}, _ABOUT),
     **{kind: Schema(one.arrays, {**_ABOUT, **one.fields}) for kind, one in PHASE_REQUESTS.items()},
 }
 """What a coordinator may ask; `request_schema` adds the arrays that the job tunes, and to `masked` the question itself."""
@@ -107,6 +113,10 @@ REPLIES: Mapping[str, Schema] = {
     "evaluate": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
     "own": Schema({**_HEAD}, {**_IDENTITY, "examples": int}),
     "personalise": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
+    "duplicates": Schema(
+        {"exact": ArraySpec("uint64", ("I",)), "near": ArraySpec("uint64", ("I", HASHES_PER_IMAGE))}, _IDENTITY
+    ),
+    "collisions": Schema({}, _IDENTITY),
     **{kind: Schema(one.arrays, {**_IDENTITY, **one.fields}) for kind, one in PHASE_REPLIES.items()},
 }
 """The whole list of what may leave a hospital, apart from `REFUSAL` and the arrays that `reply_schema` adds for jobs that
@@ -125,6 +135,8 @@ ASKED_BY: Mapping[str, Callable[[Job], bool]] = {
     "evaluate": lambda job: not job.privacy.secure_aggregation,
     "own": lambda job: job.evaluation.cross_site,
     "personalise": lambda job: job.personalisation is not None,
+    "duplicates": lambda job: job.duplicates == "check",
+    "collisions": lambda job: job.duplicates == "check",
     **dict.fromkeys(PHASE_REQUESTS, lambda job: job.privacy.secure_aggregation),
 }
 """Which jobs a kind of request belongs to: a hospital answers what it has approved, and nothing else."""
@@ -172,8 +184,9 @@ def _corrections(trained: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
     return {f"{CORRECTION}{name}": spec for name, spec in trained.items()}
 
 
-def dimensions(job: Job, heads: int = 1) -> dict[str, int]:
-    """The value of each shape letter."""
+def dimensions(job: Job, heads: int = 1, images: int = 0) -> dict[str, int]:
+    """The value of each shape letter. images: whose keyed hashes are sent."""
     sums = (job.method.projection or job.num_features) + 1
     letters = {"C": job.num_classes, "D": job.num_features, "M": heads, "B": SCORE_BINS, "K": CALIBRATION_BINS}
+    letters |= {"I": images}
     return {**letters, "S": sums, "T": sums * (sums + 1) // 2}

@@ -237,6 +237,11 @@ def counts_problem(counts: ClassificationCounts, support: Int64) -> str | None:
     return None
 
 
+def _duplicates_problem(packed: Packed, expected: Expected) -> str | None:  # noqa: ARG001
+    every = np.concatenate([packed.arrays["exact"], packed.arrays["near"].ravel()])
+    return None if len(np.unique(every)) == len(every) else "a keyed hash is there twice"
+
+
 _CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {
     "describe": _describe_problem,
     "initial": _initial_problem,
@@ -245,6 +250,8 @@ _CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {
     "evaluate": _evaluate_problem,
     "own": _examples_problem,
     "personalise": _evaluate_problem,
+    "duplicates": _duplicates_problem,
+    "collisions": lambda _packed, _expected: None,
     # What is in them the session itself checks (common/secure_sum/combiner.py).
     **dict.fromkeys(PHASE_REPLIES, lambda _packed, _expected: None),
 }

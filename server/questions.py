@@ -18,6 +18,8 @@ from server.meter import Meter
 from server.pending import Asked
 from server.strategies import answers_needed
 
+_OF_THE_IMAGES = ("initial", "duplicates", "collisions")
+"""Questions that are not about standardised features."""
 _PHASES = {"own": "cross-site", "personalise": "personalisation"}
 
 
@@ -68,7 +70,7 @@ class Questions:
         """
         members = self.members.by_node()
         fields = fields or {}
-        standardised = self.standardisation is not None and kind != "initial"
+        standardised = self.standardisation is not None and kind not in _OF_THE_IMAGES
         request = Packed(
             {
                 **(arrays or {}),
@@ -77,7 +79,11 @@ class Questions:
             {"job": self.job.canonical_json(), "fingerprint": self.members.fingerprint, **fields},
         )
         requests = (
-            {node: Packed({**request.arrays, **own[member.name]}, request.fields) for node, member in members.items()}
+            {
+                node: Packed({**request.arrays, **own[member.name]}, request.fields)
+                for node, member in members.items()
+                if nodes is None or node in nodes
+            }
             if own
             else request
         )
@@ -96,6 +102,7 @@ class Questions:
                 tuned_digest=member.space.tuned_digest,
                 standardisation=self.standardisation,
                 start=start,
+                sizes={"I": int(member.description.images.sum())} if kind == "duplicates" else {},
             )
 
         told = self.put(kind, requests, list(nodes or members), number, needed, expected)

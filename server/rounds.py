@@ -16,6 +16,7 @@ from server.afterwards import Afterwards, afterwards
 from server.aggregation import Aggregation, Counted, SingleAnswers
 from server.beginning import describe, initial_arrays, require_same_job, standardisation_of
 from server.checkpoint import Checkpoint
+from server.duplicate_check import SharedImages, check_duplicates
 from server.exchange import Exchange
 from server.failures import Failure, Failures
 from server.hooks import Hooks as Hooks
@@ -37,7 +38,8 @@ class Outcome:
     described: what hospitals have; pooled and test: counts of the test patients, of all and by hospital. Under secure aggregation
     only sums are known: described has one entry, for all hospitals, and test none; in a private job described has none either.
     failures: hospitals that were missing somewhere, with the reason. choice: how the closed-form head came about; None without
-    one. patients: in training, by the noised count of a private job. after: what was asked when the model was there. Bytes,
+    one. patients: in training, by the noised count of a private job. after: what was asked when the model was there. duplicates:
+    pairs of hospitals that have images in common; None where the job does not ask. Bytes,
     seconds and failures are of all processes of a resumed run.
     """
 
@@ -55,6 +57,7 @@ class Outcome:
     choice: Mapping[str, object] | None
     patients: int | None
     after: Afterwards
+    duplicates: Sequence[SharedImages] | None
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def run_job(
             asking = _aggregation(questions, secrecy)
         for one in hooks.described:
             one(membership.members)
+        duplicates = check_duplicates(questions) if job.duplicates == "check" else None
         training = _training(asking, patients, hooks, pretrained, resume)
         training.run()
         best, number = training.best_model, training.best_round or 0
@@ -122,6 +126,7 @@ def run_job(
         choice=training.choice,
         patients=round(patients) if job.private else None,
         after=after,
+        duplicates=duplicates,
     )
 
 

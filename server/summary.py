@@ -13,6 +13,7 @@ from common.job import Job
 from common.metrics import ClassificationCounts, derive, intervals, worst
 from common.wire import PARTS, PERSONALISED
 from server.afterwards import Personal
+from server.duplicate_check import as_rows
 from server.failures import Failures
 from server.members import missing_classes
 from server.rounds import Outcome
@@ -84,6 +85,7 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
             for trained, row in outcome.after.cross_site.items()
         },
         "personalisation": personalisation(outcome.after.personal, job.evaluation.select_by),
+        "duplicates": as_rows(outcome.duplicates) if outcome.duplicates is not None else None,
         "missing_classes": missing_classes(described, job.classes),
         "failures": Failures(outcome.failures).grouped(),
         "images": {

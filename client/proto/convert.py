@@ -13,6 +13,8 @@ METHODS: Mapping[str, str] = {
     "evaluate": "Evaluate",
     "own": "Own",
     "personalise": "Personalise",
+    "duplicates": "Duplicates",
+    "collisions": "Collisions",
     "keys": "Keys",
     "shares": "Shares",
     "masked": "Masked",

@@ -30,9 +30,11 @@ EVERYTHING = {
     "evaluation": {"test_fraction": 0.25, "validation_fraction": 0.2, "cross_site": True},
     "personalisation": {"epochs": 1},
 }
-"""A job that asks for every kind of request, but the pretrained arrays."""
+"""A job that asks for every kind of request, but the pretrained arrays and the keyed hashes (tests/client/test_duplicate_keys.py)."""
 
-KINDS = [kind for kind in METHODS if kind != "initial" and kind not in PHASE_REQUESTS]
+KINDS = [
+    kind for kind in METHODS if kind not in ("initial", "duplicates", "collisions") and kind not in PHASE_REQUESTS
+]
 
 
 @pytest.fixture(params=["coordinator", "courier"])

@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {
     "backbone": {"name": "resnet18", "weights": "IMAGENET1K_V1"},
 }
 DIGEST = "ab" * 32
-GOLDEN_ID = "b395fd36e4bbb445ab48d8bedba57bae63b734068150c0830394c277c705d78e"
+GOLDEN_ID = "8caa752869d631247220dc7b5d1c1f9e727e92ee30a9bfd9f366bab8951cf17f"
 
 
 def job(**changes: Any) -> Job:

@@ -40,7 +40,7 @@ JOBS: dict[str, tuple[Job, wire.Shapes]] = {
     "deep": (job(method="fedavg", tune="last-blocks"), SHAPES),
     "deep-scaffold": (job(method="scaffold", tune="last-blocks"), SHAPES),
 }
-DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21, "P": 3, "L": 7}
+DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21, "P": 3, "L": 7, "I": 4}
 """Of the schemas below; D is small to be quick."""
 
 
@@ -113,7 +113,7 @@ def test_every_departure_of_every_array_is_found(_: str, schema: Schema) -> None
     good = valid(schema)
     for name, array in good.arrays.items():
         bad: list[Any] = [
-            array.astype(np.int64 if array.dtype == np.uint64 else np.uint64),
+            array.astype(np.int64 if array.dtype == np.uint64 else np.uint64),  # and uint8 is neither
             array.astype(bool),
             array.astype(object),
             array[None],
@@ -261,6 +261,8 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "evaluate": counts,
         "own": {"weight", "bias"},
         "personalise": counts,
+        "duplicates": {"exact", "near"},
+        "collisions": set(),
         "keys": {"encryption-key", "mask-key", "commitment", "signature"},
         "shares": {"ciphertexts", "digests"},
         "masked": {"vector"},
@@ -275,6 +277,8 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "evaluate": identity | {"part", "round"},
         "own": identity | {"examples"},
         "personalise": identity | {"part", "round"},
+        "duplicates": identity,
+        "collisions": identity,
         "keys": identity | {"session", "hospital"},
         "shares": identity | {"session"},
         "masked": identity | {"session", "purpose"},
@@ -336,6 +340,7 @@ ASKS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "deep": ({"method": "fedavg", "tune": "full"}, {"fit", "initial"}),
     "cross-site": ({"evaluation": {"cross_site": True}}, {"statistics", "own"}),
     "personalised": ({"personalisation": {}}, {"statistics", "personalise"}),
+    "duplicates": ({"duplicates": "check"}, {"statistics", "duplicates", "collisions"}),
 }
 
 
@@ -372,7 +377,7 @@ def test_tuned_arrays_are_float32_of_the_shapes_of_the_network() -> None:
 def test_the_dimensions_by_hand() -> None:
     """mobilenet_v2: the stage features.3 has 24 channels, the last 1280; T is half of the square with the diagonal."""
     small = job(features={"stages": ["features.3"], "pool": ["mean"]})
-    assert dimensions(small, heads=7) == {"C": 3, "D": 24, "M": 7, "B": 256, "K": 15, "S": 25, "T": 325}
+    assert dimensions(small, heads=7) == {"C": 3, "D": 24, "M": 7, "B": 256, "K": 15, "I": 0, "S": 25, "T": 325}
     assert dimensions(job(method="fedavg"))["D"] == 1280
     assert dimensions(job())["M"] == 1
     projected = dimensions(job(method={"name": "analytic", "projection": 4, "stage_subsets": False}))
