@@ -135,7 +135,9 @@ def check_hospitals(folders: Mapping[str, Path], job: Job | None, progress: Prog
     near = [[readable[i], readable[j]] for i, j in pairs if alike(readable[i].thumbnail, readable[j].thumbnail)]
     turned = _turned(readable, near)
     errors += _contradictions(exact)
-    warnings += _leaks({"exact": exact, "near": near, "turned or inverted": [pair for pair, _ in turned]}, _parts(rows, job))
+    warnings += _leaks(
+        {"exact": exact, "near": near, "turned or inverted": [pair for pair, _ in turned]}, _parts(rows, job)
+    )
     warnings += _shared_patients(rows)
     return CheckResult(
         findings,
@@ -176,7 +178,9 @@ def _look(rows: Mapping[str, list[Row]], folders: Mapping[str, Path], progress: 
             digest = hashlib.sha256(row.path.read_bytes()).hexdigest()
             depth, small = bit_depth(row.path), thumbnail(picture)
             hashed = perceptual_hash(picture)
-            return Image(hospital, row, name, digest, hashed, picture.size, depth, thumbnail=small, grey=grey_of(picture))
+            return Image(
+                hospital, row, name, digest, hashed, picture.size, depth, thumbnail=small, grey=grey_of(picture)
+            )
         except (DataError, OSError) as error:
             return Image(hospital, row, name, problem=str(error))
 
@@ -248,7 +252,9 @@ def _complaints(
             if found.images_by_part[part] == 0:
                 warnings.append(f"{name}: no image falls into the {part} part")
     for fault, names in found.faults.items():
-        warnings.append(f"{name}: {len(names)} {fault} image(s), {FAULTS[fault][0]}: {_some(names[:_SHOWN], len(names))}")
+        warnings.append(
+            f"{name}: {len(names)} {fault} image(s), {FAULTS[fault][0]}: {_some(names[:_SHOWN], len(names))}"
+        )
     if found.patients_with_several_labels:
         warnings.append(f"{name}: {found.patients_with_several_labels} patient(s) have images of several labels")
     return errors, warnings
@@ -273,9 +279,7 @@ def _contradictions(exact: Iterable[Sequence[Image]]) -> list[str]:
     ]
 
 
-def _leaks(
-    duplicates: Mapping[str, Sequence[Sequence[Image]]], parts: Mapping[tuple[str, str], str]
-) -> list[str]:
+def _leaks(duplicates: Mapping[str, Sequence[Sequence[Image]]], parts: Mapping[tuple[str, str], str]) -> list[str]:
     """Duplicates, and above all those that stand on both sides of a split."""
     warnings = []
     for what, groups in duplicates.items():

@@ -63,7 +63,9 @@ def write_page(path: Path, hospital: str, folder: Path, result: CheckResult, clo
     try:
         write_atomically(path, text, mode=0o600)
     except OSError as error:
-        raise ConfigError(f"--html: cannot write {path}: {error.strerror}; name a file in a folder you may write to") from error
+        raise ConfigError(
+            f"--html: cannot write {path}: {error.strerror}; name a file in a folder you may write to"
+        ) from error
 
 
 def to_html(hospital: str, folder: Path, result: CheckResult, closer: Closer, job: Job | None) -> str:
@@ -137,7 +139,9 @@ def _duplicates(
         own = [name.removeprefix(start) for name in group if name.startswith(start)]
         own = [name for name in own if name in by_name]
         if len(own) > 1 and len(found) < MOST_PICTURES:
-            pictures = [Picture(name, by_name[name].row.label, _drawn(by_name[name].row.path)) for name in own[:_SAMPLES]]
+            pictures = [
+                Picture(name, by_name[name].row.label, _drawn(by_name[name].row.path)) for name in own[:_SAMPLES]
+            ]
             found.append((words, pictures))
         elif len(own) > 1:
             found.append((words, []))
@@ -158,7 +162,9 @@ def _elsewhere(
     for kind, digests in (closer.collisions or {}).items():
         for image in images:
             if image.digest in digests:
-                known.setdefault(image.name, f"told by a run of the job: {'the same pixels' if kind == 'exact' else 'alike'}")
+                known.setdefault(
+                    image.name, f"told by a run of the job: {'the same pixels' if kind == 'exact' else 'alike'}"
+                )
     return [(image.row.path, image.name, known[image.name]) for image in images if image.name in known]
 
 

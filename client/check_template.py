@@ -128,8 +128,8 @@ names of files in it. It is for this hospital's own people; nothing of it is sen
 
 <h2 id="labels">Labels in doubt</h2>
 {% if labels.total %}
-<p>Heads that never saw these patients take these images for another class, and are as sure as they usually are of that class. The surest
-come first. Where classes look alike to the network, many of these labels are right.</p>
+<p>Heads that never saw these patients take these images for another class. The surest come first; <i>perhaps</i> stands where they are less
+sure than they usually are of that class. Where classes look alike to the network, many of these labels are right.</p>
 {{ gallery(labels, "Images whose labels are in doubt") }}
 {% else %}<p>None was found.</p>{% endif %}
 
@@ -138,8 +138,8 @@ come first. Where classes look alike to the network, many of these labels are ri
 <p>Compared with {{ drift.source }}: the mean of this hospital's {{ drift.images }} images is <b>{{ "%.2f" | format(drift.shift) }}</b>
 standard deviations off, over all features of the network, and <b>{{ "%.0f" | format(100 * drift.outside) }} %</b> of the images are more
 than {{ "%g" | format(outside) }} times as far from the federation's mean as its images are on average.
-{% if drift.far %}<b>That is far</b> (more than {{ "%g" | format(far) }}): are exposure, orientation, cropping, devices or patients different
-here?{% else %}That is not far (up to {{ "%g" | format(far) }}).{% endif %}</p>
+{% if drift.far %}<b>That is far</b> (in one stage of the network below more than {{ "%g" | format(far) }}): are exposure, orientation, cropping, devices or patients different
+here?{% else %}That is not far (in no stage of the network more than {{ "%g" | format(far) }}).{% endif %}</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Drift by stage"><table>
 <caption>By stage of the network: the first see brightness, contrast and noise, the last see what is shown.</caption>
 <thead><tr><th scope="col">stage</th><th scope="col">deviations</th><td></td></tr></thead><tbody>

@@ -275,7 +275,7 @@ class Hospital:
                 RefusalCode.BAD_REQUEST, f"it is about {len(request.arrays['exact'])} images, not {len(same)}"
             )
         told = {
-            kind: [digests[at].hex() for row in np.flatnonzero(request.arrays[kind]) for at in same[row]]
+            kind: [digests[at].hex() for row in np.flatnonzero(request.arrays[kind]).tolist() for at in same[row]]
             for kind in ("exact", "near")
         }
         keep_collisions(LocalState(self._file.cache_folder, self.name, part.prepared.job).folder, **told)

@@ -1,8 +1,9 @@
 """How far a hospital's images lie from the federation's, in the federation's own standard deviations.
 
 A hospital that takes part in a job is sent the mean and the deviation of the features of all training images with every request, and
-keeps them (`client/local_state.py`). With them it measures its own images, and nothing leaves. Of the covariances, which the coordinator alone could work out
-from the sums of the closed form, it is sent the diagonal only, so the distances take features as uncorrelated.
+keeps them (`client/local_state.py`). With them it measures its own images, and nothing leaves. Of the covariances, which the
+coordinator alone could work out from the sums of the closed form, it is sent the diagonal only, so the distances take features as
+uncorrelated.
 
 Letters: N images, D features.
 """
@@ -20,8 +21,8 @@ from common.job import Job
 
 FEDERATION_STATE = "federation"
 FAR = 1.0
-"""A hospital's mean image farther from the federation's mean than its images are on average is drift."""
-OUTSIDE = 2.0
+"""A hospital whose mean is farther off, in a stage of the backbone, than the federation's single images are on average has drifted."""
+OUTSIDE = 1.5
 """So many times as far from the mean as the federation's images are on average is outside."""
 
 
@@ -62,7 +63,7 @@ class Drift:
     @property
     def far(self) -> bool:
         """Whether this is to be looked into."""
-        return self.shift > FAR
+        return max(self.by_stage.values()) > FAR
 
 
 def drift_of(features: Float32, federation: Federation, job: Job) -> Drift:

@@ -1,7 +1,7 @@
 """Labels that are probably wrong: what heads that never saw a patient say of that patient's images.
 
-A candidate is an image labelled i that heads of the other patients take for class j, and as surely as they take images labelled j for
-it on average. Where classes look alike to the network, many true labels are candidates; the surest come first.
+A candidate is an image labelled i that heads of the other patients take for class j; a sure one if they take it for j with the
+probability that images labelled j have on average. Where classes look alike to the network, many true labels are candidates.
 
 Source: Northcutt, Jiang and Chuang 2021, JAIR 70:1373, equation 2 (the confident joint), and section 3.3, ranking by the probability
 of the given label.
@@ -26,13 +26,17 @@ FEWEST = 5
 
 @dataclass(frozen=True)
 class Doubt:
-    """Image number `image` is labelled `label` (probability `given`, in [0, 1]) and looks like `likely` (`instead`)."""
+    """Image number `image` is labelled `label` (probability `given`, in [0, 1]) and looks like `likely` (`instead`).
+
+    sure: as probable as the class `likely` is on average where it is the label.
+    """
 
     image: int
     label: int
     likely: int
     given: float
     instead: float
+    sure: bool
 
 
 def probabilities_left_out(features: Float32, labels: Int64, patients: Sequence[str], classes: int) -> Float64:
@@ -55,15 +59,22 @@ def probabilities_left_out(features: Float32, labels: Int64, patients: Sequence[
 
 
 def doubts(probabilities: Float64, labels: Int64) -> list[Doubt]:
-    """The candidates, the least probable label first. probabilities (N, C) of examples left out, labels (N,)."""
+    """The candidates: sure ones first, then the least probable label first. probabilities (N, C) of examples left out, labels (N,)."""
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     own = probabilities[np.arange(len(labels)), labels]
     usual = np.bincount(labels, own, minlength=len(counts)) / np.maximum(counts, 1)
-    sure = np.where((probabilities >= usual) & (counts >= FEWEST), probabilities, -1.0)
-    likely = sure.argmax(axis=1)
-    instead = sure.max(axis=1)
+    known = np.where(counts >= FEWEST, probabilities, -1.0)
+    likely = known.argmax(axis=1)
+    instead = known.max(axis=1)
     found = [
-        Doubt(int(row), int(labels[row]), int(likely[row]), float(own[row]), float(instead[row]))
-        for row in np.flatnonzero((likely != labels) & (instead > own) & (counts[labels] >= FEWEST))
+        Doubt(
+            image=int(row),
+            label=int(labels[row]),
+            likely=int(likely[row]),
+            given=float(own[row]),
+            instead=float(instead[row]),
+            sure=bool(instead[row] >= usual[likely[row]]),
+        )
+        for row in np.flatnonzero((instead > own) & (counts[labels] >= FEWEST))
     ]
-    return sorted(found, key=lambda doubt: (doubt.given, doubt.image))
+    return sorted(found, key=lambda doubt: (not doubt.sure, doubt.given, doubt.image))

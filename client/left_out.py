@@ -9,10 +9,12 @@ Letters: N examples, D features, C classes, R directions.
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from common.head import Float32, Float64
 from common.metrics import Int64
 
+Rows = npt.NDArray[np.intp]
 _ROWS = 1024
 _LEAST = 1e-9
 _LEAST_KEPT = 1e-6
@@ -37,11 +39,11 @@ def left_out_scores(
     inner = np.zeros((len(squares), classes))
     for rows in _slices(n):
         inner += directions_of(features[rows], mean, scale, directions).T @ (truth[rows] - centre)
-    order = np.argsort(np.array(patients), kind="stable")
+    order = np.array(sorted(range(n), key=lambda row: patients[row]), np.intp)
     results = [np.zeros((n, classes)) for _ in strengths]
-    for rows in _whole_patients(order, patients):
-        block = directions_of(features[rows], mean, scale, directions)
-        groups = _groups([patients[row] for row in rows])
+    for chosen in _whole_patients(order, patients):
+        block = directions_of(features[chosen], mean, scale, directions)
+        groups = _groups([patients[row] for row in chosen])
         for result, strength in zip(results, strengths, strict=True):
             weights = 1.0 / (squares + strength * n)
             fitted = centre + (block * weights) @ inner
@@ -49,8 +51,8 @@ def left_out_scores(
                 own = block[group]
                 kept = np.eye(len(group)) - (own * weights) @ own.T - 1.0 / n
                 kept[np.diag_indices_from(kept)] += _LEAST_KEPT
-                errors = np.linalg.solve(kept, truth[rows[group]] - fitted[group])
-                result[rows[group]] = truth[rows[group]] - errors
+                errors = np.linalg.solve(kept, truth[chosen[group]] - fitted[group])
+                result[chosen[group]] = truth[chosen[group]] - errors
     return results
 
 
@@ -80,7 +82,7 @@ def _slices(n: int) -> list[slice]:
     return [slice(start, start + _ROWS) for start in range(0, n, _ROWS)]
 
 
-def _whole_patients(order: Int64, patients: Sequence[str]) -> list[Int64]:
+def _whole_patients(order: Rows, patients: Sequence[str]) -> list[Rows]:
     """The ordered rows in blocks of about `_ROWS`, no patient in two of them."""
     blocks, start = [], 0
     for end in range(1, len(order) + 1):
@@ -91,7 +93,7 @@ def _whole_patients(order: Int64, patients: Sequence[str]) -> list[Int64]:
     return blocks
 
 
-def _groups(patients: Sequence[str]) -> list[Int64]:
+def _groups(patients: Sequence[str]) -> list[Rows]:
     """Positions of each patient in a block whose patients are in order."""
     starts = [0, *(at for at in range(1, len(patients)) if patients[at] != patients[at - 1]), len(patients)]
     return [np.arange(start, end) for start, end in zip(starts, starts[1:], strict=False)]

@@ -39,10 +39,11 @@ class Change(NamedTuple):
     mirrored: bool
     negative: bool
 
-    def of(self, picture: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """A picture (H, W) or pictures (N, H, W) turned and mirrored; the values stay as they are."""
-        turned = np.rot90(picture, self.turns, axes=(-2, -1))
-        return turned[..., ::-1] if self.mirrored else turned
+    def of(self, picture: Float32) -> Float32:
+        """A picture (H, W), of values around 0, changed so."""
+        turned = np.rot90(picture, self.turns)
+        mirrored = turned[:, ::-1] if self.mirrored else turned
+        return -mirrored if self.negative else mirrored
 
     @property
     def words(self) -> str:
@@ -116,7 +117,7 @@ def same_film(one: Image.Image, other: Image.Image, change: Change) -> bool:
     Chests in one position have the same shadows but not the same edges of ribs and vessels.
     """
     first, second = _details(one), _details(other)
-    turned = change.of(first).ravel() * (-1 if change.negative else 1)
+    turned = change.of(first).ravel()
     length = float(np.linalg.norm(turned) * np.linalg.norm(second))
     return bool(length > 0 and float(turned @ second.ravel()) / length >= SAME_DETAILS)
 
@@ -153,14 +154,13 @@ def _ranks(values: Float32) -> Float32:
 
 
 def _correlation(one: Float32, other: Float32, change: Change) -> float:
-    turned = change.of(one.reshape(SIDE_PX, SIDE_PX)).ravel()
-    return float(turned @ other) * (-1.0 if change.negative else 1.0)
+    return float(change.of(one.reshape(SIDE_PX, SIDE_PX)).ravel() @ other)
 
 
-def _details(picture: Image.Image) -> npt.NDArray[np.float64]:
+def _details(picture: Image.Image) -> Float32:
     small = picture.convert("L").resize((_DETAIL_PX, _DETAIL_PX), Image.Resampling.BILINEAR)
-    values = np.asarray(small, np.float64) - np.asarray(small.filter(ImageFilter.GaussianBlur(_BLUR_PX)), np.float64)
-    return np.asarray(values - values.mean())
+    values = np.asarray(small, np.float32) - np.asarray(small.filter(ImageFilter.GaussianBlur(_BLUR_PX)), np.float32)
+    return np.asarray(values - values.mean(), np.float32)
 
 
 @functools.cache

@@ -2,8 +2,8 @@
 
 Some of the hospital's images are turned, turned over and inverted, and a closed-form head learns to tell these copies from the images
 as they are. Nothing else is needed: that a few of the images are themselves turned makes a head hardly worse. The copies are also
-squeezed or stretched a little, so that the head does not go by the shape of the picture. A patient's images are judged by heads that
-did not see that patient.
+squeezed or stretched a little, so that the head does not go by the shape of the picture. A patient's images are judged by heads
+that did not see that patient.
 
 Letters: N images, D features, K kinds of copies.
 """
@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from client.feature_cache import FeatureCache, Key
 from client.feature_space import columns_of
-from client.features import Extractor
+from client.features import Extractor, Pixels
 from client.images import load_image, to_input
 from client.progress import progress
 from common.errors import DataError
@@ -36,7 +36,7 @@ KINDS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
 }
 """What is made of the sampled images, counter-clockwise; the first is what all images should be."""
 
-SAMPLED = 160
+SAMPLED = 100
 FEWEST = 20
 """Images without which nothing is learned."""
 SURE = 0.25
@@ -139,7 +139,7 @@ def _copies(chosen: Mapping[bytes, Path], extractor: Extractor, cache: FeatureCa
     return found
 
 
-def _copy(path: Path, digest: bytes, kind: str, job: Job) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def _copy(path: Path, digest: bytes, kind: str, job: Job) -> Pixels:
     picture = KINDS[kind](load_image(path))
     rng = np.random.default_rng([int.from_bytes(digest[:8], "big"), list(KINDS).index(kind)])
     stretch = _SQUEEZE ** rng.uniform(-1.0, 1.0)

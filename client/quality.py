@@ -30,11 +30,10 @@ _STRANGE = 12
 
 @dataclass(frozen=True)
 class Suspect:
-    """An image, and what is to be looked at, in words. strength: for sorting, larger is surer."""
+    """An image, and what is to be looked at, in words."""
 
     path: Path
     words: str
-    strength: float
 
 
 @dataclass(frozen=True)
@@ -194,8 +193,8 @@ def _labels(seen: _Seen, job: Job) -> tuple[Suspect, ...]:
     return tuple(
         Suspect(
             seen.records[one.image].path,
-            f"labelled {job.classes[one.label]} (probability {one.given:.2f}), looks like {job.classes[one.likely]} ({one.instead:.2f})",
-            1.0 - one.given,
+            f"{'' if one.sure else 'perhaps: '}labelled {job.classes[one.label]} (probability {one.given:.2f}), "
+            f"looks like {job.classes[one.likely]} ({one.instead:.2f})",
         )
         for one in found
     )
@@ -205,7 +204,7 @@ def _turned(seen: _Seen, job: Job, file: HospitalFile, extractor: Extractor) -> 
     paths, patients = [one.path for one in seen.records], [one.patient_id for one in seen.records]
     with _cache(job, file, extractor, "turned") as cache:
         found = turned_images(paths, seen.digests, patients, seen.upright, extractor, cache, job)
-    return tuple(Suspect(paths[one.image], f"looks {_looks(one.kind)}", one.margin) for one in found)
+    return tuple(Suspect(paths[one.image], f"looks {_looks(one.kind)}") for one in found)
 
 
 def _looks(kind: str) -> str:
@@ -215,7 +214,7 @@ def _looks(kind: str) -> str:
 def _strange(seen: _Seen, drift: Drift) -> tuple[Suspect, ...]:
     farthest = np.argsort(-drift.distances)[:_STRANGE]
     return tuple(
-        Suspect(seen.records[row].path, f"{drift.distances[row]:.1f} times the usual distance", float(drift.distances[row]))
+        Suspect(seen.records[row].path, f"{drift.distances[row]:.1f} times the usual distance")
         for row in farthest
         if drift.distances[row] > OUTSIDE
     )

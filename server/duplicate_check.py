@@ -28,7 +28,7 @@ class SharedImages:
 
 
 def check_duplicates(questions: Questions) -> tuple[SharedImages, ...]:
-    """Ask all members for their keyed hashes, and tell each of them which of its images others have. Only pairs that share any."""
+    """Ask all members for their keyed hashes, and tell each which of its images others have: the pairs that share any."""
     with questions.meter.phase("duplicates"):
         told = questions.ask("duplicates")
         hashes = {name: reply.arrays for name, reply in told.good.items()}

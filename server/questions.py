@@ -102,7 +102,7 @@ class Questions:
                 tuned_digest=member.space.tuned_digest,
                 standardisation=self.standardisation,
                 start=start,
-                sizes={"I": int(member.description.images.sum())} if kind == "duplicates" else {},
+                sizes=_sizes(kind, member),
             )
 
         told = self.put(kind, requests, list(nodes or members), number, needed, expected)
@@ -160,6 +160,12 @@ class Questions:
                 found.setdefault(name, []).extend(unpack_counts(reply.arrays))
         # Whoever left out a part of the heads is left out of all of them: their counts would not be in step.
         return {name: counts for name, counts in found.items() if len(counts) == len(heads)}, dropped
+
+
+def _sizes(kind: str, member: Member) -> dict[str, int]:
+    """Shape letters that depend on what the member declared."""
+    images = member.description.images.sum() if member.description is not None else 0
+    return {"I": int(images)} if kind == "duplicates" else {}
 
 
 def standardisation_in(questions: Questions) -> Standardisation:

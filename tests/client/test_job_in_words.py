@@ -63,7 +63,11 @@ def test_every_kind_of_request_is_in_what_leaves(job):
     """A kind that is added must be told to whoever approves."""
     told = {"describe", "statistics", "fit", "evaluate", "own", "duplicates"}
     masked = {"keys", "shares", "masked", "confirm", "unmask"}  # their content: test_every_sum_is_in_what_leaves
-    the_same = {"initial": "the pretrained arrays, which everybody has", "personalise": "counts", "collisions": "nothing"}
+    the_same = {
+        "initial": "the pretrained arrays, which everybody has",
+        "personalise": "counts",
+        "collisions": "nothing",
+    }
     assert told | masked | set(the_same) == set(ASKED_BY)
 
 

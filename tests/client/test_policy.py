@@ -32,9 +32,7 @@ EVERYTHING = {
 }
 """A job that asks for every kind of request, but the pretrained arrays and the keyed hashes (tests/client/test_duplicate_keys.py)."""
 
-KINDS = [
-    kind for kind in METHODS if kind not in ("initial", "duplicates", "collisions") and kind not in PHASE_REQUESTS
-]
+KINDS = [kind for kind in METHODS if kind not in ("initial", "duplicates", "collisions") and kind not in PHASE_REQUESTS]
 
 
 @pytest.fixture(params=["coordinator", "courier"])
