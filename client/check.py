@@ -153,12 +153,13 @@ def check_hospitals(folders: Mapping[str, Path], job: Job | None, progress: Prog
 
 def _turned(readable: Sequence[Image], near: Iterable[Sequence[Image]]) -> list[tuple[tuple[Image, Image], str]]:
     """Pairs that are one film, turned, mirrored or inverted; those that are alike as they are have been found already."""
-    known = {frozenset((one.name, two.name)) for one, two in near}
+    if not readable:
+        return []
+    known = {frozenset((_name(one), _name(two))) for one, two in near}
     found: dict[tuple[int, int], list[Any]] = defaultdict(list)
-    thumbnails = np.array([image.thumbnail for image in readable], np.float32).reshape(len(readable), -1)
-    for i, j, change in turned_pairs(thumbnails) if readable else []:
+    for i, j, change in turned_pairs(np.stack([image.thumbnail for image in readable])):
         one, two = readable[i], readable[j]
-        if one.digest == two.digest or frozenset((one.name, two.name)) in known:
+        if one.digest == two.digest or frozenset((_name(one), _name(two))) in known:
             continue
         if same_film(load_image(one.row.path), load_image(two.row.path), change):
             found[i, j].append(change)

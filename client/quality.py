@@ -24,6 +24,7 @@ from client.records import Record, assign, read_rows
 from common.errors import DataError
 from common.head import Float32
 from common.job import Job
+from common.metrics import Int64
 
 _STRANGE = 12
 
@@ -115,6 +116,19 @@ def look_closer(files: Mapping[str, HospitalFile], job: Job) -> dict[str, Closer
             federation = together or kept_federation(files[name].cache_folder, name, job)
             found[name] = _closer(name, one, job, files[name], extractor, federation)
     return found
+
+
+def examples_of(file: HospitalFile, job: Job) -> tuple[Float32, Int64, list[str]]:
+    """Features (N, D), labels (N,) and patients of a hospital's readable images, as labels in doubt are looked for.
+
+    Raises:
+        DataError, WeightsError, ConfigError, MemoryError: as `look_closer`.
+    """
+    seen = _see(job, file, extractor_of(job, file))
+    if isinstance(seen, str):
+        raise DataError(seen)
+    labels = np.array([record.label for record in seen.records], np.int64)
+    return seen.features, labels, [record.patient_id for record in seen.records]
 
 
 def named(path: Path, folder: Path) -> str:
