@@ -1,9 +1,11 @@
-"""Faults planted among the six public hospitals, and whether `consilium check` names them; and what it names where none is planted.
+"""Faults planted among the six public hospitals, and whether `consilium check` names them; and what it names where none is
+planted.
 
     python -m benchmarks.data_quality SHARED --cache-dir CACHE [--pages DIR] [--seed 0] [--label-seeds 10]
 
-SHARED holds data/chest_xray and weights, as for the other benchmarks. The first time 3,906 images and the copies that the orientation
-heads learn from pass the backbone; after that it takes minutes. No image of the data set is changed: copies go to a temporary folder.
+SHARED holds data/chest_xray and weights, as for the other benchmarks. The first time 3,906 images and the copies that the
+orientation heads learn from pass the backbone; after that it takes minutes. No image of the data set is changed: copies go
+to a temporary folder.
 """
 
 import argparse
@@ -78,9 +80,14 @@ def plant(
     rows = {name: [list(_cells(row)) for row in read_rows(folder)] for name, folder in hospitals.items()}
     planted = Planted(dark=roles.dark)
     taken: dict[str, set[int]] = {name: set() for name in hospitals}
+    at_first = {name: len(some) for name, some in rows.items()}
 
     def pick(name: str, allowed: Sequence[str] | None = None) -> int:
-        free = [at for at, row in enumerate(rows[name]) if at not in taken[name] and (not allowed or row[1] in allowed)]
+        free = [
+            at
+            for at, row in enumerate(rows[name][: at_first[name]])
+            if at not in taken[name] and (not allowed or row[1] in allowed)
+        ]
         at = int(rng.choice(free))
         taken[name].add(at)
         return at
@@ -231,7 +238,8 @@ def named_otherwise(found: Look) -> dict[str, str]:
             f"{name} {len(one.labels)}, {sure[name]} of them sure" for name, one in closer.items() if one.labels
         ),
         "drift": "; ".join(
-            f"{name} {one.shift:.2f}, highest stage {max(one.by_stage.values()):.2f}{' FAR' if one.far else ''}, outside {one.outside:.1%}"
+            f"{name} {one.shift:.2f}, highest stage {max(one.by_stage.values()):.2f}{' FAR' if one.far else ''}, "
+            f"outside {one.outside:.1%}"
             for name, one in drifts.items()
         ),
     }

@@ -40,7 +40,7 @@ def check(
         bool | None,
         typer.Option(
             "--backbone/--no-backbone",
-            help="Also look through the job's backbone: labels in doubt, images turned or inverted, drift. Minutes the first time.",
+            help="Also look through the job's backbone: labels in doubt, images turned or inverted, drift. Minutes at first.",
             show_default="with --html and --job",
         ),
     ] = None,

@@ -18,7 +18,7 @@ from client.device import decoding_threads
 from client.duplicates import alike, near_pairs, perceptual_hash, same_files, thumbnail
 from client.image_faults import FAULTS, Grey, fault_of, grey_of
 from client.images import bit_depth, load_image
-from client.likeness import same_film, turned_pairs, words_of
+from client.likeness import CHANGES, Change, like_pairs, same_film, words_of
 from client.records import Row, parts_of, read_rows, unknown_labels
 from common.errors import DataError
 from common.head import Float32
@@ -42,7 +42,7 @@ class Image:
     bits: int = 0
     problem: str | None = None
     thumbnail: Float32 = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
-    grey: Grey = Grey()
+    grey: Grey = field(default_factory=Grey)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class ClassFindings:
 class HospitalFindings:
     """One hospital: its classes by label, its unreadable files with the reason, its images by part.
 
-    faults: names of images by what is wrong with them (`client.image_faults.FAULTS`). With a job, patients with several labels and images by part count only what belongs to its classes.
+    faults: names of images by what is wrong with them (`client.image_faults.FAULTS`). With a job, patients with several
+    labels and images by part count only what belongs to its classes.
     """
 
     classes: Mapping[str, ClassFindings]
@@ -133,7 +134,8 @@ def check_hospitals(folders: Mapping[str, Path], job: Job | None, progress: Prog
     exact = [[readable[i] for i in group] for group in same_files([image.digest for image in readable])]
     pairs = near_pairs([image.hash for image in readable], [image.digest for image in readable])
     near = [[readable[i], readable[j]] for i, j in pairs if alike(readable[i].thumbnail, readable[j].thumbnail)]
-    turned = _turned(readable, near)
+    again, turned = _like(readable, near)
+    near += again
     errors += _contradictions(exact)
     warnings += _leaks(
         {"exact": exact, "near": near, "turned or inverted": [pair for pair, _ in turned]}, _parts(rows, job)
@@ -151,19 +153,25 @@ def check_hospitals(folders: Mapping[str, Path], job: Job | None, progress: Prog
     )
 
 
-def _turned(readable: Sequence[Image], near: Iterable[Sequence[Image]]) -> list[tuple[tuple[Image, Image], str]]:
-    """Pairs that are one film, turned, mirrored or inverted; those that are alike as they are have been found already."""
+def _like(
+    readable: Sequence[Image], near: Iterable[Sequence[Image]]
+) -> tuple[list[list[Image]], list[tuple[tuple[Image, Image], str]]]:
+    """Pairs that are one film and not among the `near` ones: as it is; and turned, mirrored or inverted, with what was done."""
     if not readable:
-        return []
+        return [], []
     known = {frozenset((_name(one), _name(two))) for one, two in near}
-    found: dict[tuple[int, int], list[Any]] = defaultdict(list)
-    for i, j, change in turned_pairs(np.stack([image.thumbnail for image in readable])):
+    found: dict[tuple[int, int], list[Change]] = defaultdict(list)
+    for i, j, change in like_pairs(np.stack([image.thumbnail for image in readable])):
         one, two = readable[i], readable[j]
         if one.digest == two.digest or frozenset((_name(one), _name(two))) in known:
             continue
         if same_film(load_image(one.row.path), load_image(two.row.path), change):
             found[i, j].append(change)
-    return [((readable[i], readable[j]), words_of(changes)) for (i, j), changes in sorted(found.items())]
+    pairs = [((readable[i], readable[j]), changes) for (i, j), changes in sorted(found.items())]
+    return (
+        [list(pair) for pair, changes in pairs if CHANGES[0] in changes],
+        [(pair, words_of(changes)) for pair, changes in pairs if CHANGES[0] not in changes],
+    )
 
 
 def _look(rows: Mapping[str, list[Row]], folders: Mapping[str, Path], progress: Progress) -> list[Image]:

@@ -1,7 +1,8 @@
-"""What `consilium check` found in one hospital as one HTML page with pictures: for the hospital's own people, and for nobody else.
+"""What `consilium check` found in one hospital as one HTML page with pictures: for the hospital's own people, and for
+nobody else.
 
-Self-contained, without scripts, readable in light and dark. Pictures are decoded one at a time, when they are drawn, and there are at
-most `MOST_PICTURES` of a kind, so memory does not grow with the number of images.
+Self-contained, without scripts, readable in light and dark. Pictures are decoded one at a time, when they are drawn, and
+there are at most `MOST_PICTURES` of a kind, so memory does not grow with the number of images.
 """
 
 import base64

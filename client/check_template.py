@@ -26,13 +26,16 @@ nav ul { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .3re
 caption { text-align: left; color: var(--soft); padding: .3rem 0; }
 th, td { text-align: right; vertical-align: top; padding: .3rem .7rem; border-bottom: 1px solid var(--line); }
 thead th { color: var(--soft); font-weight: 500; } tbody th, th:first-child, .words { text-align: left; }
-.gallery { list-style: none; padding: 0; display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .8rem; }
-.gallery figure { margin: 0; background: var(--card); border-radius: .5rem; padding: .5rem; height: 100%; box-sizing: border-box; }
+.gallery { list-style: none; padding: 0; display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem,
+1fr)); gap: .8rem; }
+.gallery figure { margin: 0; background: var(--card); border-radius: .5rem; padding: .5rem; height: 100%; box-sizing:
+border-box; }
 .gallery img { display: block; max-width: 100%; height: auto; margin: 0 auto .4rem; background: #000; }
 figcaption { font-size: .8rem; line-height: 1.35; } figcaption b { display: block; font-weight: 600; }
 .track { background: var(--card); width: 16rem; height: .8rem; } .track div { background: var(--bar); height: 100%; }
 details { margin: .6rem 0; } summary { cursor: pointer; }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } figure, tr, .box { break-inside: avoid; } .skip { display: none; } }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } figure, tr, .box { break-inside: avoid; } .skip
+{ display: none; } }
 </style>
 </head>
 <body>
@@ -53,7 +56,8 @@ details { margin: .6rem 0; } summary { cursor: pointer; }
 <a class="skip" href="#main">To what was found</a>
 <header>
 <h1>Images of {{ hospital }}</h1>
-<p class="soft">Made by <code>consilium check</code>{% if job %} for job <b>{{ job.name }}</b>{% endif %}. This page has patients' pictures and
+<p class="soft">Made by <code>consilium check</code>{% if job %} for job <b>{{ job.name }}</b>{% endif %}. This page
+has patients' pictures and
 names of files in it. It is for this hospital's own people; nothing of it is sent anywhere.</p>
 <nav aria-label="Sections"><ul>
 <li><a href="#counts">Counts</a></li><li><a href="#unreadable">Unreadable ({{ unreadable | length }})</a></li>
@@ -105,7 +109,8 @@ names of files in it. It is for this hospital's own people; nothing of it is sen
 
 <h2 id="turned">Images that look turned or inverted</h2>
 {% if turned.total %}
-<p>A small head, trained on turned and inverted copies of this hospital's own images, takes these for one. Look at them: it can be wrong.</p>
+<p>A small head, trained on turned and inverted copies of this hospital's own images, takes these for one. Look at
+them: it can be wrong.</p>
 {{ gallery(turned, "Images that look turned or inverted") }}
 {% else %}<p>None was found.</p>{% endif %}
 
@@ -128,17 +133,21 @@ names of files in it. It is for this hospital's own people; nothing of it is sen
 
 <h2 id="labels">Labels in doubt</h2>
 {% if labels.total %}
-<p>Heads that never saw these patients take these images for another class. The surest come first; <i>perhaps</i> stands where they are less
+<p>Heads that never saw these patients take these images for another class. The surest come first; <i>perhaps</i>
+stands where they are less
 sure than they usually are of that class. Where classes look alike to the network, many of these labels are right.</p>
 {{ gallery(labels, "Images whose labels are in doubt") }}
 {% else %}<p>None was found.</p>{% endif %}
 
 <h2 id="drift">Drift from the other hospitals</h2>
 {% if drift %}
-<p>Compared with {{ drift.source }}: the mean of this hospital's {{ drift.images }} images is <b>{{ "%.2f" | format(drift.shift) }}</b>
-standard deviations off, over all features of the network, and <b>{{ "%.0f" | format(100 * drift.outside) }} %</b> of the images are more
+<p>Compared with {{ drift.source }}: the mean of this hospital's {{ drift.images }} images is <b>{{ "%.2f" |
+format(drift.shift) }}</b>
+standard deviations off, over all features of the network, and <b>{{ "%.0f" | format(100 * drift.outside) }} %</b> of
+the images are more
 than {{ "%g" | format(outside) }} times as far from the federation's mean as its images are on average.
-{% if drift.far %}<b>That is far</b> (in one stage of the network below more than {{ "%g" | format(far) }}): are exposure, orientation, cropping, devices or patients different
+{% if drift.far %}<b>That is far</b> (in one stage of the network below more than {{ "%g" | format(far) }}): are
+exposure, orientation, cropping, devices or patients different
 here?{% else %}That is not far (in no stage of the network more than {{ "%g" | format(far) }}).{% endif %}</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Drift by stage"><table>
 <caption>By stage of the network: the first see brightness, contrast and noise, the last see what is shown.</caption>
@@ -157,7 +166,8 @@ here?{% else %}That is not far (in no stage of the network more than {{ "%g" | f
 <h3>{{ label }}</h3>
 <ul class="gallery" aria-label="Samples of {{ label }}">
 {% for one in pictures %}
-<li><figure><img src="{{ one.data }}" alt="{{ one.name }}, as the network sees it"><figcaption>{{ one.name }}</figcaption></figure></li>
+<li><figure><img src="{{ one.data }}" alt="{{ one.name }}, as the network sees it"><figcaption>{{ one.name
+}}</figcaption></figure></li>
 {% endfor %}
 </ul>
 {% endfor %}

@@ -1,11 +1,12 @@
 """Keyed hashes of a hospital's images, by which a coordinator counts what two hospitals have both, and learns nothing else of it.
 
-Every image has one hash of its pixels and `PER_IMAGE` of what it looks like (`client/likeness.py`), so that a copy that was saved again,
-made smaller, brightened, turned, mirrored or inverted shares one at least. All are HMAC-SHA256, cut to 64 bits, under a key made of the hospitals'
-common secret, which the coordinator has not, and of the job, so that hashes of two jobs have nothing in common.
+Every image has one hash of its pixels and `PER_IMAGE` of what it looks like (`client/likeness.py`), so that a copy that was
+saved again, made smaller, brightened, turned, mirrored or inverted shares one at least. All are HMAC-SHA256, cut to 64
+bits, under a key made of the hospitals' common secret, which the coordinator has not, and of the job, so that hashes of two
+jobs have nothing in common.
 
-No hash is sent twice: repeated ones are replaced by numbers that look the same, so that nothing is told of duplicates inside a hospital.
-The rows are in the order of their hashes, which says nothing.
+No hash is sent twice: repeated ones are replaced by numbers that look the same, so that nothing is told of duplicates
+inside a hospital. The rows are in the order of their hashes, which says nothing.
 
 Letters: I images, H hashes of a look.
 """

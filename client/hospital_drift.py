@@ -1,9 +1,9 @@
 """How far a hospital's images lie from the federation's, in the federation's own standard deviations.
 
-A hospital that takes part in a job is sent the mean and the deviation of the features of all training images with every request, and
-keeps them (`client/local_state.py`). With them it measures its own images, and nothing leaves. Of the covariances, which the
-coordinator alone could work out from the sums of the closed form, it is sent the diagonal only, so the distances take features as
-uncorrelated.
+A hospital that takes part in a job is sent the mean and the deviation of the features of all training images with every
+request, and keeps them (`client/local_state.py`). With them it measures its own images, and nothing leaves. Of the
+covariances, which the coordinator alone could work out from the sums of the closed form, it is sent the diagonal only, so
+the distances take features as uncorrelated.
 
 Letters: N images, D features.
 """
@@ -21,7 +21,7 @@ from common.job import Job
 
 FEDERATION_STATE = "federation"
 FAR = 1.0
-"""A hospital whose mean is farther off, in a stage of the backbone, than the federation's single images are on average has drifted."""
+"""A hospital whose mean, in a stage of the backbone, is farther off than single images are on average has drifted."""
 OUTSIDE = 1.5
 """So many times as far from the mean as the federation's images are on average is outside."""
 
@@ -48,9 +48,9 @@ class Federation:
 class Drift:
     """shift: distance of the hospital's mean from the federation's, root mean square over features, in deviations.
 
-    by_stage: the same for each stage of the backbone, shallow (brightness, contrast, noise) to deep (content). outside: share of the
-    images that are more than `OUTSIDE` times as far from the federation's mean as its images are on average, in [0, 1]. distances:
-    of each image (N,), 1 on average over the federation.
+    by_stage: the same for each stage of the backbone, shallow (brightness, contrast, noise) to deep (content). outside:
+    share of the images that are more than `OUTSIDE` times as far from the federation's mean as its images are on average,
+    in [0, 1]. distances: of each image (N,), 1 on average over the federation.
     """
 
     images: int

@@ -1,7 +1,8 @@
 """What is wrong with a picture by its grey values alone: blank, overexposed, too dark.
 
-The bounds are absolute, so a hospital all of whose images are dark is told so, too. On 3,906 public chest X-rays of six sources they
-name none (`docs/images.md`): the darkest half per cent of brightest pixels there begins at 122, the whitest picture is white for 17 %.
+The bounds are absolute, so a hospital all of whose images are dark is told so, too. On 3,906 public chest X-rays of six
+sources they name none (`docs/images.md`): the darkest half per cent of brightest pixels there begins at 122, the whitest
+picture is white for 17 %.
 """
 
 from collections.abc import Callable, Mapping

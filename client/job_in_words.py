@@ -57,8 +57,8 @@ def _leaves(job: Job) -> str:
         sent.append(f"a last layer trained here alone, {_size('own', job)} once")
     if ASKED_BY["duplicates"](job):
         sent.append(
-            f"keyed hashes of every image, {8 * (1 + HASHES_PER_IMAGE)} bytes each, once: the coordinator counts how many another "
-            "hospital has too, and you learn which of your own"
+            f"keyed hashes of every image, {8 * (1 + HASHES_PER_IMAGE)} bytes each, once: the coordinator counts how many "
+            "another hospital has too, and you learn which of your own"
         )
     sent.append("counts of right and wrong answers, score histograms and loss sums on validation and test patients")
     return "; ".join(sent)

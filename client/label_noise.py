@@ -3,8 +3,8 @@
 A candidate is an image labelled i that heads of the other patients take for class j; a sure one if they take it for j with the
 probability that images labelled j have on average. Where classes look alike to the network, many true labels are candidates.
 
-Source: Northcutt, Jiang and Chuang 2021, JAIR 70:1373, equation 2 (the confident joint), and section 3.3, ranking by the probability
-of the given label.
+Source: Northcutt, Jiang and Chuang 2021, JAIR 70:1373, equation 2 (the confident joint), and section 3.3, ranking by the
+probability of the given label.
 
 Letters: N images, D features, C classes.
 """
@@ -59,7 +59,7 @@ def probabilities_left_out(features: Float32, labels: Int64, patients: Sequence[
 
 
 def doubts(probabilities: Float64, labels: Int64) -> list[Doubt]:
-    """The candidates: sure ones first, then the least probable label first. probabilities (N, C) of examples left out, labels (N,)."""
+    """The candidates, sure ones first, then the least probable label. probabilities (N, C) left out, labels (N,)."""
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     own = probabilities[np.arange(len(labels)), labels]
     usual = np.bincount(labels, own, minlength=len(counts)) / np.maximum(counts, 1)

@@ -7,6 +7,7 @@ Letters: N examples, D features, C classes, R directions.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -96,4 +97,4 @@ def _whole_patients(order: Rows, patients: Sequence[str]) -> list[Rows]:
 def _groups(patients: Sequence[str]) -> list[Rows]:
     """Positions of each patient in a block whose patients are in order."""
     starts = [0, *(at for at in range(1, len(patients)) if patients[at] != patients[at - 1]), len(patients)]
-    return [np.arange(start, end) for start, end in zip(starts, starts[1:], strict=False)]
+    return [np.arange(start, end) for start, end in pairwise(starts)]

@@ -1,9 +1,9 @@
 """Images that lie on their side, stand on their head or are negatives, found by a head that a hospital's own images train.
 
-Some of the hospital's images are turned, turned over and inverted, and a closed-form head learns to tell these copies from the images
-as they are. Nothing else is needed: that a few of the images are themselves turned makes a head hardly worse. The copies are also
-squeezed or stretched a little, so that the head does not go by the shape of the picture. A patient's images are judged by heads
-that did not see that patient.
+Some of the hospital's images are turned, turned over and inverted, and a closed-form head learns to tell these copies from
+the images as they are. Nothing else is needed: that a few of the images are themselves turned makes a head hardly worse.
+The copies are also squeezed or stretched a little, so that the head does not go by the shape of the picture. A patient's
+images are judged by heads that did not see that patient.
 
 Letters: N images, D features, K kinds of copies.
 """

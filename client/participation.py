@@ -159,7 +159,7 @@ class Participation:
         return self._standardised[1]
 
     def _keep_federation(self, standardisation: Standardisation) -> None:
-        """Keep what was sent of the federation's features: how far off it is, the hospital works out itself (`consilium check`)."""
+        """Keep what was sent of the federation's features: how far off it is, the hospital finds itself (`consilium check`)."""
         arrays = {"mean": standardisation.mean.astype(np.float32), "scale": standardisation.scale.astype(np.float32)}
         # On a full disk the round goes on: nothing of it needs the file.
         with contextlib.suppress(OSError):

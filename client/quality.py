@@ -41,8 +41,8 @@ class Suspect:
 class Closer:
     """What was found in one hospital. strange: the images farthest from the federation.
 
-    collisions: sha256 of the files that another hospital has too, as a run told this one, `exact` and `near`. unseen: what was not
-    looked at, each with the reason.
+    collisions: sha256 of the files that another hospital has too, as a run told this one, `exact` and `near`. unseen: what
+    was not looked at, each with the reason.
     """
 
     labels: tuple[Suspect, ...] = ()
@@ -83,8 +83,8 @@ class _Seen:
 
 NOTHING_SEEN = Closer(
     unseen=(
-        "labels in doubt, images turned or inverted, drift from the other hospitals: these need the backbone of a job; give one with "
-        "--job (and --weights-dir, where its weights are)",
+        "labels in doubt, images turned or inverted, drift from the other hospitals: these need the backbone of a job; "
+        "give one with --job (and --weights-dir, where its weights are)",
     )
 )
 

@@ -85,7 +85,7 @@ def test_the_page_asks_for_nothing_and_is_well_formed(hospital, job):
     assert {attrs["href"].removeprefix("#") for attrs in page.of("a")} <= set(ids)
     assert len(ids) == len(set(ids))
     assert page.of("html") == [{"lang": "en"}]
-    assert [name for name, _ in page.tags if re.fullmatch("h[1-6]", name)][0] == "h1"
+    assert next(name for name, _ in page.tags if re.fullmatch("h[1-6]", name)) == "h1"
     assert all("scope" in attrs for attrs in page.of("th"))
     assert "prefers-color-scheme: dark" in text
 

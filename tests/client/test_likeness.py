@@ -13,8 +13,8 @@ from client.likeness import (
     changed,
     codes,
     frequencies,
+    like_pairs,
     same_film,
-    turned_pairs,
     words_of,
 )
 
@@ -88,7 +88,7 @@ def test_turned_mirrored_and_inverted_copies_are_found_with_what_was_done():
     pictures = [textured(seed) for seed in range(15)]
     copies = [saved_again(apply(picture, change)) for picture, change in zip(pictures, CHANGES[1:], strict=True)]
     every = [*pictures, *copies]
-    found = turned_pairs(np.stack([thumbnail(picture) for picture in every]))
+    found = like_pairs(np.stack([thumbnail(picture) for picture in every]))
     assert [(i, j) for i, j, _ in sorted(found, key=lambda one: one[0])] == [(i, i + 15) for i in range(15)]
     assert {(i, change) for i, _, change in found} == set(enumerate(CHANGES[1:]))
     assert all(same_film(every[i], every[j], change) for i, j, change in found)
@@ -105,7 +105,7 @@ def test_two_films_of_one_shadow_are_two_films():
 
 def test_blank_pictures_are_like_nothing():
     blank = thumbnail(Image.new("L", (64, 64), 128))
-    assert turned_pairs(np.stack([blank, blank, thumbnail(textured(1))])) == []
+    assert like_pairs(np.stack([blank, blank, thumbnail(textured(1))])) == []
     assert not same_film(Image.new("L", (64, 64)), Image.new("L", (64, 64)), CHANGES[0])
 
 

@@ -30,7 +30,7 @@ EVERYTHING = {
     "evaluation": {"test_fraction": 0.25, "validation_fraction": 0.2, "cross_site": True},
     "personalisation": {"epochs": 1},
 }
-"""A job that asks for every kind of request, but the pretrained arrays and the keyed hashes (tests/client/test_duplicate_keys.py)."""
+"""A job that asks for every kind of request, but the pretrained arrays and the keyed hashes (`test_duplicate_keys.py`)."""
 
 KINDS = [kind for kind in METHODS if kind not in ("initial", "duplicates", "collisions") and kind not in PHASE_REQUESTS]
 
