@@ -135,7 +135,7 @@ def _duplicates(
         *(("nearly the same picture", group) for group in result.near_duplicates),
         *((f"the same picture, {words}", (one, two)) for one, two, words in result.turned_duplicates),
     ]
-    found = []
+    found: list[tuple[str, Sequence[Picture]]] = []
     for words, group in every:
         own = [name.removeprefix(start) for name in group if name.startswith(start)]
         own = [name for name in own if name in by_name]

@@ -36,8 +36,8 @@ def print_check(
         parts.add_row(_as_it_is(name), *(str(number) for number in found.images_by_part.values()))
     console.print(parts)
     console.print()
-    for name, one in (closer or {}).items():
-        for sentence in in_words(name, one, (folders or {})[name]):
+    for name, seen in (closer or {}).items():
+        for sentence in in_words(name, seen, (folders or {})[name]):
             console.print(_as_it_is(f"to look at: {sentence}"), style="cyan")
     for kind, colour, sentences in (("warning", "yellow", result.warnings), ("error", "red", result.errors)):
         for sentence in sentences:

@@ -20,8 +20,8 @@ from common.head import Float32, Float64, Standardisation
 from common.job import Job
 
 FEDERATION_STATE = "federation"
-FAR = 1.0
-"""A hospital whose mean, in a stage of the backbone, is farther off than single images are on average has drifted."""
+FAR = 1.2
+"""Drift is a mean that is farther off in a stage of the backbone: more than single images are on average, whose distance is 1."""
 OUTSIDE = 1.5
 """So many times as far from the mean as the federation's images are on average is outside."""
 

@@ -175,7 +175,10 @@ def _closer(
     name: str, seen: _Seen, job: Job, file: HospitalFile, extractor: Extractor, federation: Federation | None
 ) -> Closer:
     unseen = []
-    labels, turned = (), ()
+    labels: tuple[Suspect, ...] = ()
+    turned: tuple[Suspect, ...] = ()
+    strange: tuple[Suspect, ...] = ()
+    drift: Drift | None = None
     counts = np.bincount([record.label for record in seen.records], minlength=job.num_classes)
     if (counts >= FEWEST).sum() < 2:
         unseen.append(f"labels in doubt: fewer than two classes have {FEWEST} readable images or more")
@@ -185,7 +188,6 @@ def _closer(
         unseen.append(f"images turned or inverted: fewer than {orientation.FEWEST} readable images")
     else:
         turned = _turned(seen, job, file, extractor)
-    drift, strange = None, ()
     if federation is None:
         unseen.append(
             "drift from the other hospitals: this hospital has not taken part in a run of this job yet, so it was not told what "

@@ -50,5 +50,7 @@ def test_everything_planted_is_named_and_little_else(marked, job, cache_dir, tmp
     assert sorted(faults) == ["blank", "overexposed"]
     assert not found.closer["hospital-a"].drift.far
     assert sum(len(closer.turned) for closer in found.closer.values()) <= 6  # three are planted
-    assert len(found.closer["hospital-a"].labels) <= 8  # four are planted
+    assert (
+        len(found.closer["hospital-a"].labels) <= 13
+    )  # four are planted, and five pictures of it are not as they were
     assert "FAR" in named_otherwise(found)["drift"]
