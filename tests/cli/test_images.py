@@ -21,13 +21,15 @@ def test_a_page_for_each_hospital(phantoms, job_file, cache_dir, tmp_path, capsy
     out, err = capsys.readouterr()
     found = json.loads(out)["through_the_backbone"]
     assert found["hospital-a"]["drift"]["compared_with"] == "the 2 hospitals looked at together"
-    assert err.count("page") == 2
+    assert err.count("page    ") == 2
     for name in ("hospital-a", "hospital-b"):
         assert f"Images of {name}" in (tmp_path / f"look-{name}.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("backbone", [None, False])
-def test_without_a_job_or_with_no_backbone_it_says_what_was_not_looked_at(phantoms, job_file, tmp_path, capsys, backbone):
+def test_without_a_job_or_with_no_backbone_it_says_what_was_not_looked_at(
+    phantoms, job_file, tmp_path, capsys, backbone
+):
     job = None if backbone is None else job_file
     check([phantoms["hospital-a"]], job=job, html=tmp_path / "one.html", backbone=backbone)
     assert "page    " in capsys.readouterr().out
