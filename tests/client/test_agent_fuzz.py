@@ -113,6 +113,8 @@ def target(phantoms, hospital_with, requests_of, serve, tmp_path_factory, patche
         "own": asked.statistics(),
         "personalise": asked.personalise(),
         # Of no use for this job, and hostile all the same.
+        "duplicates": asked.about(),
+        "collisions": Packed({name: np.zeros(4, np.uint8) for name in ("exact", "near")}, asked.about().fields),
         **dict.fromkeys(
             PHASE_REQUESTS, Packed({"survived": np.ones(3, np.uint8)}, {**asked.about().fields, "session": "a" * 64})
         ),
@@ -309,6 +311,6 @@ def test_the_requests_that_are_mutated_are_good_ones(target):
     for kind, request in target.good.items():
         target.call(kind, request.SerializeToString())
         target.read()
-    # `initial` is for jobs that tune, the phases for those with secure aggregation.
-    refused = 1 + len(PHASE_REQUESTS)
+    # `initial` is for jobs that tune, the phases for those with secure aggregation, two for those that check for duplicates.
+    refused = 3 + len(PHASE_REQUESTS)
     assert dict(target.seen) == {"answer": len(REPLIES) - refused, "bad-request": refused}

@@ -111,7 +111,12 @@ ASKED = {
 """By kind: jobs that ask for it, and jobs that do not."""
 
 
-@pytest.mark.parametrize("kind", [kind for kind in REQUESTS if kind not in PHASE_REQUESTS])
+OF_DUPLICATES = ("duplicates", "collisions")  # tests/client/test_duplicate_keys.py
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in REQUESTS if kind not in PHASE_REQUESTS and kind not in OF_DUPLICATES]
+)
 def test_a_hospital_answers_what_the_job_asks_for_and_nothing_else(kind, phantoms, hospital_with, job, requests_of):
     hospital = hospital_with(phantoms["hospital-a"], allow_tuning=("head", "last-blocks"))
     asking, others = ASKED[kind]
