@@ -10,6 +10,7 @@ from rich.console import Console
 from cli import coordinator_runs
 from cli.coordinator_options import HERE, Folder
 from cli.provision import provision
+from cli.web import coordinator_web
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -113,3 +114,4 @@ def stop(
 app.command()(coordinator_runs.run)
 app.command()(coordinator_runs.resume)
 app.command()(coordinator_runs.report)
+app.command("web")(coordinator_web)

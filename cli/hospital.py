@@ -15,6 +15,7 @@ from cli.hospital_jobs import approve, jobs, revoke
 from cli.hospital_options import HERE, File, Format, Kit, hospital_file, is_json
 from cli.hospital_roster import roster
 from cli.hospital_status import print_status
+from cli.web import hospital_web
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -205,6 +206,7 @@ def doctor(
 
 for command in (jobs, approve, revoke, roster):
     app.command()(command)
+app.command("web")(hospital_web)
 app.add_typer(ledger.app, name="ledger")
 
 

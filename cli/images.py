@@ -50,11 +50,14 @@ def check(
 ) -> None:
     """Look through the images of hospitals: counts, sizes, unreadable files, duplicates, labels. Exit code 1 on errors.
 
-    DIR is a hospital's folder, or one with a folder per hospital. With --html everything is on one page with pictures.
+    DIR is a hospital's folder, or one with a folder per hospital. With --html everything is on one page with pictures. What a
+    file looked like is remembered in the cache folder, so a check that was interrupted, or is made again, reads only files that
+    are new.
     """
     _one_of("format", output_format, CHECK_FORMATS)
     from client.check import check_hospitals
     from client.check_table import print_check
+    from client.feature_cache import default_cache_dir
     from client.progress import progress
     from simulation.hospitals import find_hospitals
 
@@ -62,7 +65,7 @@ def check(
         raise ConfigError("--backbone: needs --job, which names the backbone")
     parsed = load_job(job) if job else None
     hospitals = find_hospitals(folders)
-    result = check_hospitals(hospitals, parsed, progress)
+    result = check_hospitals(hospitals, parsed, progress, cache_dir or default_cache_dir())
     closer: dict[str, Closer] = {}
     if parsed is not None and (backbone if backbone is not None else html is not None):
         from client.quality import look_closer
@@ -87,7 +90,10 @@ def check(
 
 
 def diagnose(
-    images: Annotated[list[Path], typer.Argument(help="Images to diagnose.", metavar="IMAGE...")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Images to diagnose: files, or folders that hold a DICOM series.", metavar="IMAGE..."),
+    ],
     model: Annotated[Path, typer.Option(help="model.safetensors of a run.", metavar="FILE")],
     refer_below: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Under this probability the answer is 'refer to a radiologist'.")

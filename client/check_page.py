@@ -8,6 +8,7 @@ there are at most `MOST_PICTURES` of a kind, so memory does not grow with the nu
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,9 @@ from client.check import CheckResult, Image
 from client.check_template import PAGE
 from client.hospital_drift import FAR, OUTSIDE, Drift
 from client.image_faults import FAULTS, fault_of
-from client.images import load_image, to_input
+from client.images import load_image, load_pictures, to_input
 from client.quality import Closer, Suspect, named
+from client.slices import AS_IT_IS, reading_of
 from common.artifact import write_atomically
 from common.errors import ConfigError, DataError
 from common.job import Job
@@ -189,11 +191,12 @@ def _bars(drift: Drift | None) -> list[tuple[str, float, float]]:
 
 
 def _sheet(images: Sequence[Image], job: Job | None) -> list[tuple[str, list[Picture]]]:
-    """By class a few images as the network will see them, evenly taken from the manifest."""
+    """By class a few images as the network will see them, of studies the middle slice, evenly taken from the manifest."""
     readable = [image for image in images if image.problem is None]
     present = sorted({image.row.label for image in readable})
     labels = [name for name in job.classes if name in present] if job else present
     fit, size_px = (job.image.fit, job.size_px) if job else ("pad", 224)
+    reading = replace(reading_of(job), slices=1) if job else AS_IT_IS
     sheet = []
     for label in labels:
         some = [image for image in readable if image.row.label == label]
@@ -201,7 +204,7 @@ def _sheet(images: Sequence[Image], job: Job | None) -> list[tuple[str, list[Pic
         pictures = []
         for image in chosen:
             try:
-                pixels = to_input(load_image(image.row.path), size_px, fit)
+                pixels = to_input(next(load_pictures(image.row.path, reading)), size_px, fit)
             except DataError:
                 continue
             pictures.append(Picture(image.name, label, _uri(Pillow.fromarray(pixels.transpose(1, 2, 0)))))

@@ -3,7 +3,8 @@
 Letters: N images, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,15 @@ from client.backbone import Backbone
 from client.device import choose_device
 from client.feature_space import columns_of, fingerprint_of
 from client.features import Extractor, Pixels
-from client.images import load_image, to_input
+from client.images import load_pictures, to_input
 from client.local_state import Kept, load_kept
+from client.slices import reading_of
 from client.tuned import OF_BATCH_NORM, cut_of, installed
 from client.weights import load_backbone
 from common.artifact import Manifest, load_model
 from common.dp.private_features import stage_normalised
 from common.errors import ArtifactError, DataError
-from common.head import Float32, Head
+from common.head import Float32, Float64, Head
 from common.model import Model, digest_of_arrays
 
 REFER = "refer to a radiologist"
@@ -85,30 +87,64 @@ class Diagnostician:
         parts = (images[start : start + _IMAGES_AT_ONCE] for start in range(0, len(images), _IMAGES_AT_ONCE))
         return [diagnosis for part in parts for diagnosis in self._diagnose(part, threshold)]
 
+    def probabilities(self, pixels: Pixels) -> Float64:
+        """Probabilities (N, C) of pixels (N, 3, H, W) uint8 as `client.images.to_input` makes them."""
+        return self.model.head.probabilities(self._of_the_head(self._features(pixels)))
+
+    @contextmanager
+    def network(self) -> Iterator[Backbone]:
+        """The backbone with what the model and this hospital have of their own in it, while the body runs."""
+        backbone = self._extractor.backbone
+        with installed(backbone, {**self.model.tuned, **self._batch_norm}):
+            yield backbone
+
     def _diagnose(self, images: Sequence[Path], threshold: float) -> list[Diagnosis]:
         job = self.manifest.job
-        pixels, problems = {}, {}
+        features, problems = {}, {}
+        waiting: dict[int, list[Pixels]] = {}
         for index, path in enumerate(images):
             try:
-                pixels[index] = to_input(load_image(path), job.size_px, job.image.fit)
+                pictures = load_pictures(path, reading_of(job))
+                waiting[index] = [to_input(picture, job.size_px, job.image.fit) for picture in pictures]
             except DataError as error:
                 problems[index] = str(error)
+            # Studies of many slices are not all held at once.
+            if sum(map(len, waiting.values())) >= _IMAGES_AT_ONCE:
+                features.update(self._of_studies(waiting))
+                waiting = {}
+        features.update(self._of_studies(waiting))
         found: dict[int, Mapping[str, float]] = {}
-        if pixels:
-            rows = self.model.head.probabilities(self._features(np.stack(list(pixels.values())))).tolist()
-            found = {index: dict(zip(job.classes, row, strict=True)) for index, row in zip(pixels, rows, strict=True)}
+        if features:
+            rows = self.model.head.probabilities(np.stack(list(features.values()))).tolist()
+            found = {index: dict(zip(job.classes, row, strict=True)) for index, row in zip(features, rows, strict=True)}
         return [
             _diagnosis(path, found[index], threshold) if index in found else Diagnosis(path, {}, REFER, problems[index])
             for index, path in enumerate(images)
         ]
 
+    def _of_studies(self, studies: Mapping[int, list[Pixels]]) -> dict[int, Float32]:
+        """Features (D,) by study: the mean of those of its slices (3, H, W)."""
+        if not studies:
+            return {}
+        features = self._features(np.stack([pixels for some in studies.values() for pixels in some]))
+        ends = np.cumsum([len(some) for some in studies.values()])[:-1]
+        found = {
+            index: np.asarray(rows.mean(axis=0, dtype=np.float64), np.float32) if len(rows) > 1 else rows[0]
+            for index, rows in zip(studies, np.split(features, ends), strict=True)
+        }
+        return dict(zip(found, self._of_the_head(np.stack(list(found.values()))), strict=True))
+
+    def _of_the_head(self, features: Float32) -> Float32:
+        """Features (N, D) of studies as the head was trained on them."""
+        job = self.manifest.job
+        return stage_normalised(features, job.feature_blocks) if job.private else features
+
     def _features(self, pixels: Pixels) -> Float32:
         """Features (N, D) of pixels (N, 3, H, W), averaged with those of the mirror images if the job mirrors."""
         views = [pixels, np.ascontiguousarray(pixels[..., ::-1])] if self.manifest.job.features.mirror else [pixels]
-        with installed(self._extractor.backbone, {**self.model.tuned, **self._batch_norm}):
+        with self.network():
             found = [self._extractor(view)[:, self._columns] for view in views]
-        mean = np.asarray(np.mean(found, axis=0), np.float32)
-        return stage_normalised(mean, self.manifest.job.feature_blocks) if self.manifest.job.private else mean
+        return np.asarray(np.mean(found, axis=0), np.float32)
 
 
 def _personalised(model: Model, manifest: Manifest, kept: Kept, path: Path | None) -> Model:

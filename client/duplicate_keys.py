@@ -25,9 +25,10 @@ import numpy.typing as npt
 
 from client.device import decoding_threads
 from client.duplicates import thumbnail
-from client.images import load_image
-from client.likeness import canonical_codes, frequencies
+from client.images import load_pictures
+from client.likeness import SIDE_PX, canonical_codes, frequencies
 from client.progress import progress
+from client.slices import AS_IT_IS, Reading
 from common.artifact import write_atomically
 from common.errors import ConfigError, DataError
 from common.wire import HASHES_PER_IMAGE
@@ -67,16 +68,17 @@ def read_secret(path: Path) -> bytes:
     return secret
 
 
-def keyed_hashes(paths: Sequence[Path], secret: bytes, job_id: str) -> KeyedHashes:
+def keyed_hashes(paths: Sequence[Path], secret: bytes, job_id: str, reading: Reading = AS_IT_IS) -> KeyedHashes:
     """The keyed hashes of images for one job; the same images, secret and job give the same bytes.
 
-    Pictures are decoded a few at a time, and only their hashes are kept.
+    reading: how the job looks at them; what it looks at is hashed. Of several slices the pixels of all are in one hash, and
+    what they look like is the mean of their thumbnails. Pictures are decoded a few at a time, and only their hashes are kept.
 
     Raises:
         DataError: an image cannot be read.
     """
     key = hmac.digest(secret, _LABEL + job_id.encode(), "sha256")
-    looked = list(_looks(paths))
+    looked = list(_looks(paths, reading))
     exact = [_hash(key, b"pixels", digest) for digest, _ in looked]
     near = [[_hash(key, b"looks", code.to_bytes(8, "big")) for code in codes] if codes else [] for _, codes in looked]
     order = sorted(range(len(paths)), key=lambda row: (exact[row], row))
@@ -118,15 +120,16 @@ def kept_collisions(cache: Path, hospital: str, job_id: str) -> dict[str, set[st
         raise DataError(f"{path} cannot be read ({error}); remove it, and run the job again") from error
 
 
-def _looks(paths: Sequence[Path]) -> Iterator[tuple[bytes, list[int]]]:
+def _looks(paths: Sequence[Path], reading: Reading) -> Iterator[tuple[bytes, list[int]]]:
     """The digest of each image's pixels, and its codes; a blank image has none."""
 
     def look(path: Path) -> tuple[bytes, list[int]]:
-        picture = load_image(path)
-        about = f"{picture.mode} {picture.width}x{picture.height}\n".encode()
-        digest = hashlib.sha256(about + picture.tobytes()).digest()
-        low = frequencies(thumbnail(picture)[None])
-        return digest, canonical_codes(low, _WEAK_BITS)[0].tolist() if low.any() else []
+        digest, total = hashlib.sha256(), np.zeros(SIDE_PX**2, np.float32)
+        for picture in load_pictures(path, reading):
+            digest.update(f"{picture.mode} {picture.width}x{picture.height}\n".encode() + picture.tobytes())
+            total += thumbnail(picture)
+        low = frequencies(total[None])
+        return digest.digest(), canonical_codes(low, _WEAK_BITS)[0].tolist() if low.any() else []
 
     with ThreadPoolExecutor(decoding_threads()) as pool, progress("images hashed", len(paths)) as advance:
         for found in pool.map(look, paths):

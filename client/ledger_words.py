@@ -15,6 +15,7 @@ KINDS: Mapping[str, str] = {
     "personalise": "Counts of how the common, the personalised and this hospital's own model did on its patients.",
     "duplicates": "Keyed hashes of the images, by which the coordinator counts how many of them another hospital has too.",
     "collisions": "Nothing: this hospital was told which of its images another hospital has too.",
+    "groups": "Counts of how the model did on test patients by sex or age band; small groups are withheld.",
     "keys": "Secure aggregation: this hospital's keys for one session. Random numbers.",
     "shares": "Secure aggregation: parts of this hospital's secrets, sealed for the other hospitals. Random numbers.",
     "masked": "This hospital's part of a sum, masked: only the sum over hospitals can be read. `purpose` says which sum.",

@@ -19,9 +19,10 @@ from PIL import Image, ImageOps
 
 from client.feature_cache import FeatureCache, Key
 from client.feature_space import columns_of
-from client.features import Extractor, Pixels
-from client.images import load_image, to_input
+from client.features import SLICES_IF_ALL, Extractor, Pixels, averaged
+from client.images import load_pictures, to_input
 from client.progress import progress
+from client.slices import reading_of
 from common.errors import DataError
 from common.head import Float32, Float64
 from common.job import Job
@@ -121,7 +122,8 @@ def _copies(chosen: Mapping[bytes, Path], extractor: Extractor, cache: FeatureCa
     missing = [digest for digest in chosen if any((digest, kind) not in found for kind in range(len(KINDS)))]
     todo = iter(missing)
     with progress("turned copies through the backbone", len(missing)) as advance:
-        while some := list(islice(todo, max(1, extractor.batch_size // len(KINDS)))):
+        slices = reading_of(job).slices or SLICES_IF_ALL
+        while some := list(islice(todo, max(1, extractor.batch_size // (len(KINDS) * slices)))):
             keys: list[Key] = []
             pixels = []
             for digest in some:
@@ -129,10 +131,10 @@ def _copies(chosen: Mapping[bytes, Path], extractor: Extractor, cache: FeatureCa
                     made = [_copy(chosen[digest], digest, kind, job) for kind in KINDS]
                 except DataError:  # named by whoever looked at the images before
                     continue
-                keys += [(digest, number) for number in range(len(KINDS))]
+                keys += [(digest, number) for number, copies in enumerate(made) for _ in copies]
                 pixels += made
             if keys:
-                vectors = dict(zip(keys, extractor(np.stack(pixels)), strict=True))
+                vectors = averaged(keys, extractor(np.concatenate(pixels)))
                 cache.put(vectors)
                 found.update({key: vector[columns] for key, vector in vectors.items()})
             advance(len(some))
@@ -140,11 +142,15 @@ def _copies(chosen: Mapping[bytes, Path], extractor: Extractor, cache: FeatureCa
 
 
 def _copy(path: Path, digest: bytes, kind: str, job: Job) -> Pixels:
-    picture = KINDS[kind](load_image(path))
+    """The network input (n, 3, H, W) of one kind of copy: of each picture that the job looks at."""
     rng = np.random.default_rng([int.from_bytes(digest[:8], "big"), list(KINDS).index(kind)])
     stretch = _SQUEEZE ** rng.uniform(-1.0, 1.0)
-    shape = (max(1, round(picture.width * stretch)), max(1, round(picture.height / stretch)))
-    return to_input(picture.resize(shape, Image.Resampling.BILINEAR), job.size_px, job.image.fit)
+    found = []
+    for upright in load_pictures(path, reading_of(job)):
+        picture = KINDS[kind](upright)
+        shape = (max(1, round(picture.width * stretch)), max(1, round(picture.height / stretch)))
+        found.append(to_input(picture.resize(shape, Image.Resampling.BILINEAR), job.size_px, job.image.fit))
+    return np.stack(found)
 
 
 def _fold(patient: str) -> int:

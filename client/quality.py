@@ -154,7 +154,7 @@ def in_words(name: str, closer: Closer, folder: Path, shown: int = 5) -> list[st
 def _see(job: Job, file: HospitalFile, extractor: Extractor) -> _Seen | str:
     """The features of a hospital's images; in words, why there are none."""
     try:
-        records = assign(read_rows(file.data.source), job)
+        records = assign(read_rows(file.data.source, file.key_folder), job)
     except DataError as error:
         return f"anything that needs the backbone: {error}"
     images = [(record.path, views_of(job, "test")) for record in records.records]

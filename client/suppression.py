@@ -45,7 +45,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.records import Record
-from client.rounding import rounded_counts
+from client.rounding import rounded_counts, told_images
 from common.artifact import write_atomically
 from common.errors import DataError
 from common.messages import Description
@@ -102,13 +102,20 @@ class Suppression:
 
     def count(self, probabilities: Float64, labels: Int64, part: str) -> ClassificationCounts:
         """Counts of probabilities (N, C) against labels (N,) of a part; of each class a multiple of the base examples."""
+        return rounded_counts(probabilities, labels, self._told(labels, part), self.base)
+
+    def times(self, probabilities: Float64, labels: Int64, part: str) -> Int64:
+        """How often each image (N,) is told in the confusion matrix of `count`: the base, or 0."""
+        return self.base * told_images(probabilities, labels, self._told(labels, part)).astype(np.int64)
+
+    def _told(self, labels: Int64, part: str) -> dict[int, Int64]:
+        """The ranks that are told, by label."""
         number = np.bincount(labels, minlength=len(self.classes)) // self.base
-        told = {
+        return {
             label: told_ranks(self.key, self.base, part, name, int(number[label]))
             for label, name in enumerate(self.classes)
             if number[label]
         }
-        return rounded_counts(probabilities, labels, told, self.base)
 
 
 def hospital_key(state: Path) -> bytes:

@@ -19,6 +19,7 @@ MESSAGE_TYPES = {
     "personalise": "train.personalise",
     "duplicates": "query.duplicates",
     "collisions": "query.collisions",
+    "groups": "evaluate.groups",
     "keys": "train.keys",
     "shares": "train.shares",
     "masked": "train.masked",

@@ -14,6 +14,8 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 COURIER = ("__init__.py", "app.py", "courier.py", "proto")
 """Of client/, what a courier needs."""
+_PAGES = "web"
+"""Of no package: pages are for the people who installed them."""
 
 Config = Mapping[str, str | bool]
 _HEAD = """[project]
@@ -59,7 +61,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
         return
     for path in sorted(source.rglob("*.py")):
-        if "__pycache__" not in path.parts:
+        if not {"__pycache__", _PAGES} & {*path.relative_to(source).parts}:
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)

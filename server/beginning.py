@@ -15,17 +15,20 @@ from server.failures import Failures
 from server.members import Members
 from server.membership import Membership
 from server.meter import Meter
+from server.now import Watch
 from server.questions import Questions, listed
 from server.strategies import answers_needed
 
 
-def describe(job: Job, exchange: Exchange, meter: Meter, failures: Failures) -> Membership:
-    """The hospitals that take part, by what they say of themselves.
+def describe(
+    job: Job, exchange: Exchange, meter: Meter, failures: Failures, watch: Watch = lambda _now: None
+) -> Membership:
+    """The hospitals that take part, by what they say of themselves. watch: told who is waited for.
 
     Raises:
         FederationError: too few hospitals take part.
     """
-    membership = Membership(job, exchange, meter, failures)
+    membership = Membership(job, exchange, meter, failures, watch)
     membership.gather(answers_needed(job))
     return membership
 

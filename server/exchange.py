@@ -96,11 +96,13 @@ class Exchange:
         deadline_s: float,
         needed: int = 0,
         grace_s: float | None = None,
+        watch: Callable[[Pending, float], None] = lambda _pending, _end: None,
     ) -> Asked:
         """Put a request to some nodes and collect what comes back.
 
         It ends when all have answered, at the deadline, or `grace_s` after `needed` of them gave a usable answer. Hospitals
-        that are not connected are waited for only while fewer than `needed` have given one.
+        that are not connected are waited for only while fewer than `needed` have given one. watch: told again and again how
+        far it is, and when it will end on the monotonic clock.
         """
         self._told.clear()
         if self.retry_s is not None:
@@ -112,6 +114,7 @@ class Exchange:
             now = time.monotonic()
             if grace_s is not None and end == pending.end and len(pending.usable) >= needed:
                 end = min(end, now + grace_s)
+            watch(pending, end)
             if now >= end or self._settled(pending, needed):
                 break
             self.pause()

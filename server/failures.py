@@ -17,6 +17,7 @@ PHASES: Mapping[str, str] = MappingProxyType(
         "gradient": "is missing from the training",
         "validation": "is missing from the validation",
         "test": "is missing from the test",
+        "groups": "is missing from the figures by group",
         "cross-site": "is missing from the cross-site figures",
         "personalisation": "is missing from the personalised models",
     }

@@ -17,8 +17,17 @@ from common.messages import Space
 from common.wire import Packed
 from server.exchange import Exchange
 from server.failures import Failures
-from server.members import OTHER_SPACE, Described, Member, Members, choose_members, fallback_name, read_description
+from server.members import (
+    OTHER_SPACE,
+    Described,
+    Members,
+    choose_members,
+    fallback_name,
+    member_of,
+    read_description,
+)
 from server.meter import Meter
+from server.now import HospitalNow, Now, Watch
 from server.pending import Pending
 
 log = logging.getLogger(__name__)
@@ -30,8 +39,11 @@ NOT_DESCRIBED = "no description of its data yet"
 class Membership:
     """Who takes part in a run, now. `members` changes between questions only, by `gather` and `refresh`."""
 
-    def __init__(self, job: Job, exchange: Exchange, meter: Meter, failures: Failures) -> None:
+    def __init__(
+        self, job: Job, exchange: Exchange, meter: Meter, failures: Failures, watch: Watch = lambda _now: None
+    ) -> None:
         self._job, self._exchange, self._meter, self._failures = job, exchange, meter, failures
+        self._watch = watch
         self.members = Members((), {})
         self._names: dict[int, str] = {}
         self._described: dict[int, Described] = {}
@@ -49,7 +61,8 @@ class Membership:
         """
         quorum, told, enough = self._job.quorum, "", False
         standing_at: float | None = None
-        end = time.monotonic() + quorum.deadline_s
+        began, since = time.monotonic(), time.time()
+        end = began + quorum.deadline_s
         while True:
             nodes, now = self._exchange.nodes(), time.monotonic()
             if not enough and len(nodes) >= needed:
@@ -57,6 +70,7 @@ class Membership:
             self._ask(nodes, 0)
             self._collect(self._described.__setitem__)
             self.members = self._candidates(nodes)
+            self._watch(Now("describe", 0, since, since + end - began, needed, self._states(nodes)))
             standing, waiting = len(self.members.members) >= needed, any(node in nodes for node in self._pending)
             if standing and standing_at is None:
                 standing_at = now
@@ -144,10 +158,20 @@ class Membership:
             self._reasons[node] = NAME_TAKEN
         else:
             others = [member for member in self.members.members if member.node != node and member is not same]
-            members = sorted([*others, Member(name, node, one.space, one.description)], key=lambda member: member.name)
+            members = sorted([*others, member_of(name, node, one)], key=lambda member: member.name)
             self.members = Members(tuple(members), self.members.dropped)
             self._doubted.discard(node)
             log.info("%s %s", name, "has described itself again" if before else "takes part from now on")
+
+    def _states(self, nodes: Mapping[int, str]) -> dict[str, HospitalNow]:
+        """How far the connected hospitals are with describing themselves."""
+        members = self.members.by_node()
+        found = {}
+        for node in nodes:
+            name = members[node].name if node in members else self._name(node)
+            declined = HospitalNow("declined", self._reason(node)) if node in self._reasons else None
+            found[name] = HospitalNow("answered") if node in members else declined or HospitalNow("asked")
+        return dict(sorted(found.items()))
 
     def _grace_over(self, since: float | None) -> bool:
         grace_s = self._job.quorum.grace_s

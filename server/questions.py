@@ -15,6 +15,7 @@ from server.guard import Expected, declined, screen
 from server.members import Member, Members
 from server.membership import Membership
 from server.meter import Meter
+from server.now import Question, Watch
 from server.pending import Asked
 from server.strategies import answers_needed
 
@@ -34,7 +35,10 @@ class Answers:
 
 @dataclass(frozen=True)
 class Questions:
-    """Asks all members. standardisation: None before it is known. tuned: shapes of the backbone's arrays that the job tunes."""
+    """Asks all members. standardisation: None before it is known. tuned: shapes of the backbone's arrays that the job tunes.
+
+    watch: told how far the question is that is out.
+    """
 
     job: Job
     exchange: Exchange
@@ -43,6 +47,7 @@ class Questions:
     failures: Failures
     standardisation: Standardisation | None = None
     tuned: Shapes = field(default_factory=dict)
+    watch: Watch = lambda _now: None
 
     @property
     def members(self) -> Members:
@@ -121,7 +126,9 @@ class Questions:
     ) -> Answers:
         """Put requests to some nodes, and hold every answer to what is expected of that member."""
         members, quorum = self.members.by_node(), self.job.quorum
-        asked = self.exchange.ask(kind, requests, nodes, number, quorum.deadline_s, needed, quorum.grace_s)
+        names = {node: members[node].name for node in nodes}
+        at = Question.begun(kind, number, needed, names, self.watch).at
+        asked = self.exchange.ask(kind, requests, nodes, number, quorum.deadline_s, needed, quorum.grace_s, at)
         self.meter.count(asked)
         good: dict[str, Packed] = {}
         dropped = {members[node].name: reason for node, reason in asked.failures.items()}

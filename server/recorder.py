@@ -7,7 +7,9 @@
     summary.json        everything worth knowing, for programs and people; it is there when the run is finished
     counts.json         the test counts the metrics come from: pooled, and of each hospital
     report.html         written by `server/report.py` from the files above
+    MODEL_CARD.md, model_card.html   written by `server/model_card.py` from them, too
     failure.json        why the run stopped, if it did; gone as soon as it goes on
+    now.json            what the run is doing now; gone when its process ends
     run.lock            held by the process that writes the directory
 
 Predictions are never written: the coordinator has none.
@@ -25,6 +27,7 @@ from common.artifact import Manifest, save_model, write_atomically
 from common.errors import ArtifactError, ConfigError
 from common.job import Job
 from server.checkpoint import Checkpoint, Round, load_checkpoint, save_checkpoint
+from server.now import NowFile
 from server.rounds import Outcome
 from server.storage import FAILURE, Lock, append_line, writing
 from server.summary import plain_counts, summarise, versions
@@ -48,6 +51,7 @@ class Recorder:
         self.folder, self._job, self._engine = folder, job, engine
         self.checkpoint: Checkpoint | None = None
         self._saved: int | None = None
+        self.now = NowFile(folder)
         if resume and not (folder / JOB).exists():
             raise ArtifactError(
                 f"{folder} holds no run to go on with (it has no {JOB}); give the --out of the first run"
@@ -71,6 +75,7 @@ class Recorder:
 
     def close(self) -> None:
         """Let another process write the directory."""
+        self.now.remove()
         self._lock.release()
 
     def writing(self, name: str | Path) -> AbstractContextManager[None]:
@@ -152,15 +157,21 @@ class Recorder:
             fingerprint=outcome.members.fingerprint,
             backbone_digest=outcome.members.backbone_digest,
             rounds=outcome.best_round,
-            hospitals=len(outcome.members.members),
+            hospitals=_hospitals_told(self._job, outcome),
             metrics=summary["metrics"]["pooled"],
             versions=versions(),
         )
         with self.writing(MODEL):
             save_model(self.folder / MODEL, outcome.model, manifest)
         with self.writing(COUNTS):
-            write_atomically(self.folder / COUNTS, json.dumps(plain_counts(outcome)))
+            write_atomically(self.folder / COUNTS, json.dumps(plain_counts(self._job, outcome)))
         # Last: it says that the others are there.
         with self.writing(SUMMARY):
             write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=1))
         return summary
+
+
+def _hospitals_told(job: Job, outcome: Outcome) -> int:
+    """How many took part; where that is protected, how many are registered: the model file goes to others."""
+    budget = job.privacy.differential_privacy
+    return (budget and budget.hospitals) or len(outcome.members.members)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.errors import ConfigError
@@ -13,7 +13,7 @@ from common.metrics import ClassificationCounts
 from common.model import Model
 from common.secure_sum.roster import Roster
 from server.afterwards import Afterwards, afterwards
-from server.aggregation import Aggregation, Counted, SingleAnswers
+from server.aggregation import Aggregation, Counted, Grouped, SingleAnswers
 from server.beginning import describe, initial_arrays, require_same_job, standardisation_of
 from server.checkpoint import Checkpoint
 from server.duplicate_check import SharedImages, check_duplicates
@@ -22,6 +22,7 @@ from server.failures import Failure, Failures
 from server.hooks import Hooks as Hooks
 from server.members import Members
 from server.meter import Meter
+from server.noised_rounds import NoisedRounds, local_centre, uncentred
 from server.opened_sums import OpenedSums
 from server.private_training import PrivateTraining, centre
 from server.questions import Questions
@@ -38,9 +39,9 @@ class Outcome:
     described: what hospitals have; pooled and test: counts of the test patients, of all and by hospital. Under secure aggregation
     only sums are known: described has one entry, for all hospitals, and test none; in a private job described has none either.
     failures: hospitals that were missing somewhere, with the reason. choice: how the closed-form head came about; None without
-    one. patients: in training, by the noised count of a private job. after: what was asked when the model was there. duplicates:
-    pairs of hospitals that have images in common; None where the job does not ask. Bytes,
-    seconds and failures are of all processes of a resumed run.
+    one. patients: in training, by the noised counts of a job that protects patients. after: what was asked when the model was
+    there. duplicates: pairs of hospitals that have images in common; None where the job does not ask. groups: counts of the test
+    patients by group, if the job asks. Bytes, seconds and failures are of all processes of a resumed run.
     """
 
     members: Members
@@ -57,7 +58,8 @@ class Outcome:
     choice: Mapping[str, object] | None
     patients: int | None
     after: Afterwards
-    duplicates: Sequence[SharedImages] | None
+    duplicates: Sequence[SharedImages] | None = None
+    groups: Grouped = field(default_factory=Grouped)
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ def run_job(
         meter.add(resume.spent)
     with meter.phase("total"):
         with meter.phase("describe"):
-            membership = describe(job, exchange, meter, failures)
+            membership = describe(job, exchange, meter, failures, hooks.tell)
             require_same_job(job, membership.members, resume)
-            questions = Questions(job, exchange, membership, meter, failures)
+            questions = Questions(job, exchange, membership, meter, failures, watch=hooks.tell)
             asking = _aggregation(questions, secrecy)
             standardisation, patients = _beginning(asking, resume)
             questions = replace(questions, standardisation=standardisation)
@@ -107,6 +109,10 @@ def run_job(
             membership.refresh(training.done)
             counted = asking.count_heads([best.head], "test", number, best.tuned)
         test = {name: counts[0] for name, counts in counted.hospitals.items()}
+        groups = Grouped()
+        if job.evaluation.groups:
+            with meter.phase("groups"):
+                groups = asking.count_groups(best, number)
         after = afterwards(questions, best, number, pretrained, test)
     for name, reason in counted.dropped.items():
         log.warning("%s is missing from the test: %s", name, reason)
@@ -124,9 +130,10 @@ def run_job(
         bytes_up=meter.bytes_up,
         seconds=meter.seconds,
         choice=training.choice,
-        patients=round(patients) if job.private else None,
+        patients=round(patients) if job.private and not job.hospitals_protected else None,
         after=after,
         duplicates=duplicates,
+        groups=groups,
     )
 
 
@@ -140,8 +147,14 @@ def _aggregation(questions: Questions, secrecy: Secrecy | None) -> Aggregation:
 
 def _beginning(asking: Aggregation, resume: Checkpoint | None) -> tuple[Standardisation, float]:
     """How features are standardised and, in a private job, about how many patients there are."""
-    if asking.questions.job.private and isinstance(asking, SecureSums):
+    job = asking.questions.job
+    if job.hospitals_protected:
+        return uncentred(job), 0.0
+    if job.private and isinstance(asking, SecureSums):
         return centre(asking)
+    if job.noised_locally:
+        found, patients = local_centre(asking.questions.members)
+        return resume.standardisation if resume else found, patients
     return resume.standardisation if resume else standardisation_of(list(asking.holdings().values())), 0.0
 
 
@@ -151,7 +164,9 @@ def _training(
     hooks: Hooks,
     pretrained: Mapping[str, Float32],
     resume: Checkpoint | None,
-) -> Training | PrivateTraining:
+) -> Training | PrivateTraining | NoisedRounds:
+    if asking.questions.job.noised_locally or asking.questions.job.hospitals_protected:
+        return NoisedRounds(asking, hooks, resume)
     if isinstance(asking, SecureSums) and asking.questions.job.private:
         return PrivateTraining(asking, patients, hooks, resume)
     return Training(asking, hooks, pretrained, resume)

@@ -56,3 +56,51 @@ def job():
         return parse_job({**content, **changes})
 
     return make
+
+
+@pytest.fixture
+def visitor():
+    """A browser-like client for a site: it sends cookies and its origin; `login` logs in, `token` is what a form repeats."""
+    import asyncio
+
+    import httpx
+
+    class Stream(httpx.AsyncByteStream):
+        def __init__(self, parts) -> None:
+            self._parts = parts
+
+        async def __aiter__(self):
+            for part in self._parts:
+                yield part
+
+    class Direct(httpx.BaseTransport):
+        """Asks an ASGI application in this process, part by part."""
+
+        def __init__(self, app, raising) -> None:
+            self._transport = httpx.ASGITransport(app, raise_app_exceptions=raising)
+
+        def handle_request(self, request):
+            async def ask():
+                stream = Stream(request.stream)
+                sent = httpx.Request(request.method, request.url, headers=request.headers.raw, stream=stream)
+                answer = await self._transport.handle_async_request(sent)
+                return httpx.Response(answer.status_code, headers=answer.headers, content=await answer.aread())
+
+            return asyncio.run(ask())
+
+    class Visitor(httpx.Client):
+        def __init__(self, site, logged_in=True, raising=True) -> None:
+            super().__init__(transport=Direct(site.asgi, raising), base_url="http://127.0.0.1:8470")
+            self.site = site
+            self.headers["origin"] = "http://127.0.0.1:8470"
+            if logged_in:
+                self.login()
+
+        def login(self, token=None):
+            return self.post("/login", data={"token": token or self.site.rules.access.token})
+
+        @property
+        def token(self):
+            return self.site.rules.access.form_token(self.cookies[self.site.rules.access.cookie])
+
+    return Visitor

@@ -69,6 +69,11 @@ class AgentStub:
                 request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
                 response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
                 _registered_method=True)
+        self.Groups = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Groups',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
         self.Duplicates = channel.unary_unary(
                 '/consilium.agent.v1.Agent/Duplicates',
                 request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
@@ -153,6 +158,13 @@ class AgentServicer:
 
     def Personalise(self, request, context):
         """Counts of the global, the personalised and the hospital's own head.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Groups(self, request, context):
+        """Counts of the model by group of test patients (sex, age band).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,6 +255,11 @@ def add_AgentServicer_to_server(servicer, server):
             ),
             'Personalise': grpc.unary_unary_rpc_method_handler(
                     servicer.Personalise,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
+            'Groups': grpc.unary_unary_rpc_method_handler(
+                    servicer.Groups,
                     request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
                     response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
             ),
@@ -469,6 +486,33 @@ class Agent:
             request,
             target,
             '/consilium.agent.v1.Agent/Personalise',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Groups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Groups',
             client_dot_proto_dot_agent__pb2.Request.SerializeToString,
             client_dot_proto_dot_agent__pb2.Reply.FromString,
             options,

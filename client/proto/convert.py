@@ -15,6 +15,7 @@ METHODS: Mapping[str, str] = {
     "personalise": "Personalise",
     "duplicates": "Duplicates",
     "collisions": "Collisions",
+    "groups": "Groups",
     "keys": "Keys",
     "shares": "Shares",
     "masked": "Masked",

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from client.image_faults import FAULTS, Grey, fault_of, grey_of
+from client.image_faults import FAULTS, GreyValues, fault_of, grey_of
 from client.images import load_image
 from client.records import read_rows
 
@@ -14,8 +14,8 @@ def picture(low, high, seed=0):
 
 def test_grey_values_by_hand():
     half = Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), 10, axis=1))
-    assert grey_of(half) == Grey(0, 255, 127.5, 0.5)
-    assert grey_of(Image.new("RGB", (4, 4), (7, 7, 7))) == Grey(7, 7, 0.0, 0.0)
+    assert grey_of(half) == GreyValues(0, 255, 127.5, 0.5)
+    assert grey_of(Image.new("RGB", (4, 4), (7, 7, 7))) == GreyValues(7, 7, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(

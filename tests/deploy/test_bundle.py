@@ -25,6 +25,7 @@ def test_hospitals_get_the_courier_and_nothing_that_opens_an_image(tmp_path: Pat
     for name, content in files.items():
         assert b"import torch" not in content, name
         assert b"PRIVATE KEY-----" not in content, name
+        assert "web" not in name.split("/"), name
 
 
 def test_simulated_hospitals_get_everything(tmp_path: Path) -> None:
