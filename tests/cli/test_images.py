@@ -31,7 +31,7 @@ def test_without_a_job_or_with_no_backbone_it_says_what_was_not_looked_at(
     phantoms, job_file, tmp_path, capsys, backbone
 ):
     job = None if backbone is None else job_file
-    check([phantoms["hospital-a"]], job=job, html=tmp_path / "one.html", backbone=backbone)
+    check([phantoms["hospital-a"]], job=job, html=tmp_path / "one.html", backbone=backbone, cache_dir=tmp_path)
     assert "page    " in capsys.readouterr().out
     assert "Not looked at" in (tmp_path / "one.html").read_text(encoding="utf-8")
 
@@ -49,4 +49,4 @@ def test_the_backbone_needs_a_job(phantoms):
 def test_a_page_that_cannot_be_written(phantoms, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--html: cannot write"):
-        check([phantoms["hospital-a"]], html=tmp_path / "file" / "page.html")
+        check([phantoms["hospital-a"]], html=tmp_path / "file" / "page.html", cache_dir=tmp_path)

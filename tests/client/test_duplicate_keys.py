@@ -181,14 +181,6 @@ def test_secure_aggregation_has_no_list_of_single_images():
         parse_job({**content, "duplicates": "check", "privacy": {"secure_aggregation": True}})
 
 
-def test_a_private_job_has_no_list_of_single_images():
-    content = {"name": "j", "classes": ["a", "b"], "backbone": {"name": "squeezenet1_1", "weights": "random"}}
-    private = {"method": "dp-gd", "privacy": {"differential_privacy": {"epsilon": 3}}, "evaluation": {"validation_fraction": 0}}
-    assert parse_job({**content, **private}).duplicates == "ignore"
-    with pytest.raises(ConfigError, match="keyed hashes tell of single images"):
-        parse_job({**content, **private, "duplicates": "check"})
-
-
 def test_jpeg_noise_does_not_change_the_kind(paths):
     """A picture that was only saved again shares a hash of its look, not of its pixels."""
     file = io.BytesIO()

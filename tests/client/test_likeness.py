@@ -109,6 +109,13 @@ def test_two_films_of_one_shadow_are_two_films():
     assert same_film(one, one, CHANGES[0])
 
 
+def test_only_thumbnails_of_pairs_that_may_be_alike_are_asked_for():
+    small = [thumbnail(textured(seed)) for seed in range(8)] + [thumbnail(textured(3).rotate(180))]
+    asked = set()
+    found = like_pairs([code_of(one) for one in small], lambda at: asked.add(at) or small[at])
+    assert asked == {3, 8} == {at for one, other, _ in found for at in (one, other)}
+
+
 def test_blank_pictures_are_like_nothing():
     blank = Image.new("L", (64, 64), 128)
     assert pairs_of([blank, blank, textured(1)]) == []
