@@ -129,7 +129,9 @@ class Backbone(nn.Module):
         if self._layout == "tokens" or block.pool == "vector":
             return False
         layers = list(self._chain[-1][1].children())
-        averages = len(layers) == 2 and isinstance(layers[0], nn.AdaptiveAvgPool2d) and isinstance(layers[1], nn.Flatten)
+        averages = (
+            len(layers) == 2 and isinstance(layers[0], nn.AdaptiveAvgPool2d) and isinstance(layers[1], nn.Flatten)
+        )
         return block.pool == "max" or averages
 
     def maps(self, images: Tensor, stages: Collection[str]) -> dict[str, Tensor]:

@@ -56,9 +56,7 @@ class Frame:
 
     def over_image(self, grid: Float32) -> Float32:
         """Numbers on a grid (h, w) over the input as numbers (height, width) over the image, bilinear; 0 outside the input."""
-        square = Image.fromarray(np.asarray(grid, np.float32)).resize(
-            (self.size, self.size), Image.Resampling.BILINEAR
-        )
+        square = Image.fromarray(np.asarray(grid, np.float32)).resize((self.size, self.size), Image.Resampling.BILINEAR)
         # Pillow asks for the input point of each image point; it adds the half pixel itself.
         x, y = 1 / self.step_x, 1 / self.step_y
         found = square.transform(

@@ -22,11 +22,13 @@ MOST_COLOUR = 10.0
 MOST_WHITE, MOST_BLACK = 0.4, 0.8
 """Shares of pixels that are fully white, fully black; collimators and borders are black."""
 
-LEAST_DETAIL = 0.02
-"""Mean difference of an image and its smoothed copy (3 pixels), as a share of its contrast, both 256 pixels wide at most."""
+LEAST_DETAIL = 0.002
+"""Mean difference of an image and its smoothed copy (3 x 3), as a share of its contrast, both 256 pixels wide at most.
+
+Of 300 chest X-rays none had less than 0.003; blurred by 3 pixels (Gaussian, of 224) 98 of 100 had less than 0.002."""
 
 MOST_ASPECT = 3.0
-_LOOKED_AT_PX, _SMOOTHED_PX = 256, 3
+_LOOKED_AT_PX, _SMOOTHED_PX = 256, 1
 
 
 @dataclass(frozen=True)

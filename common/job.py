@@ -231,6 +231,11 @@ class Job(Section):
         return 1 if self.private else self.features.views * (2 if self.features.mirror else 1)
 
     @property
+    def sums_of_all_features(self) -> bool:
+        """Whether the coordinator learns the sums of products of all features: their covariance."""
+        return self.method.analytic and self.method.projection is None and not self.private
+
+    @property
     def private(self) -> bool:
         """Whether the model is trained with differential privacy. Its features are then scaled to norm 1, stage by stage."""
         return self.privacy.differential_privacy is not None

@@ -27,7 +27,8 @@ class ModalityRow:
 MODALITIES: Mapping[str, ModalityRow] = MappingProxyType(
     {
         "chest-xray": ModalityRow(
-            True, "lung findings lie on either side; for a reversed heart (situs inversus) set mirror: false",
+            True,
+            "lung findings lie on either side; for a reversed heart (situs inversus) set mirror: false",
             grey=True,
             upright=True,
         ),
