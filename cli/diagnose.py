@@ -82,7 +82,11 @@ def diagnose(
 
 
 def _written(
-    found: "Sequence[Diagnosis]", diagnostician: "Diagnostician", model: Path, heatmaps: Path | None, dicom_out: Path | None
+    found: "Sequence[Diagnosis]",
+    diagnostician: "Diagnostician",
+    model: Path,
+    heatmaps: Path | None,
+    dicom_out: Path | None,
 ) -> list[str]:
     """Writes heat maps and DICOM results; says what was written, in sentences."""
     from client.diagnosis_files import write_dicom, write_heatmaps
@@ -98,7 +102,17 @@ def _written(
 
 
 def _print_csv(found: "Sequence[Diagnosis]", classes: Sequence[str]) -> None:
-    header = ["image", "diagnosis", *classes, "confidence", "distance", "distance_limit", "turned", "reasons", "problem"]
+    header = [
+        "image",
+        "diagnosis",
+        *classes,
+        "confidence",
+        "distance",
+        "distance_limit",
+        "turned",
+        "reasons",
+        "problem",
+    ]
     rows = [
         [
             str(one.image),

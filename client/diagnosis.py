@@ -35,7 +35,7 @@ from common.model import Model, digest_of_arrays
 _IMAGES_AT_ONCE = 64
 """Decoded images that are in memory at once, however many are asked for."""
 
-NEARER = 0.9
+NEARER = 0.95
 """An image lies turned if turned it is so many times as far from the training images, or nearer; measured in docs/diagnosis.md."""
 
 LACKING: Mapping[str, str] = {
@@ -158,7 +158,9 @@ class Diagnostician:
             for index, path in enumerate(images)
         ]
 
-    def _found(self, pixels: Pixels, heatmaps: bool) -> list[tuple[dict[str, float], float | None, int | None, Heatmap | None]]:
+    def _found(
+        self, pixels: Pixels, heatmaps: bool
+    ) -> list[tuple[dict[str, float], float | None, int | None, Heatmap | None]]:
         """Of each image: probabilities, distance, how it lies turned, heat map."""
         classes = self.manifest.job.classes
         rows = self.model.head.probabilities(self._features(pixels))
@@ -185,9 +187,13 @@ class Diagnostician:
         limit = self.manifest.unlike.distance if self.manifest.unlike is not None else None
         reasons = [finding.words for finding in findings if finding.refer]
         if turned:
-            reasons.append(f"it lies turned: by {turned} degrees anticlockwise it would be more like the training images")
+            reasons.append(
+                f"it lies turned: by {turned} degrees anticlockwise it would be more like the training images"
+            )
         if distance is not None and limit is not None and distance > limit:
-            reasons.append(f"unlike the training images: distance {distance:.2f}, images like them stay below {limit:.2f}")
+            reasons.append(
+                f"unlike the training images: distance {distance:.2f}, images like them stay below {limit:.2f}"
+            )
         if confidence < threshold:
             reasons.append(f"not confident: {leaning} {in_words(confidence)}, {confidence:.2f}, under {threshold:g}")
         return Diagnosis(
@@ -300,5 +306,3 @@ def _batch_norm(manifest: Manifest, backbone: Backbone, model: Path, path: Path 
             f"{manifest.rounds} or the last before it, got {len(kept.arrays)} of job {kept.job_id[:16]}, round {kept.number}"
         )
     return kept.arrays
-
-

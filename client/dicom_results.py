@@ -92,7 +92,9 @@ def secondary_capture(found: Diagnosis, picture: Image.Image, algorithm: Algorit
         manufacturer=_MAKER,
         series_description=f"What speaks for {shown}; not for clinical use"[:64],
     )
-    capture.DerivationDescription = f"{NOT_FOR_CLINICAL_USE} {found.heatmap.kind if found.heatmap else ''} of {algorithm.name}"
+    capture.DerivationDescription = (
+        f"{NOT_FOR_CLINICAL_USE} {found.heatmap.kind if found.heatmap else ''} of {algorithm.name}"
+    )
     capture.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     capture.BurnedInAnnotation = "NO"
     reference = Dataset()
@@ -202,7 +204,9 @@ def _source(path: Path) -> Dataset:
         raise DataError(f"{path}: cannot be read as a DICOM file: {error}") from error
     lacking = [name for name in _TYPE_1 if not source.get(name)]
     if lacking:
-        raise DataError(f"{path}: expected a DICOM file with {', '.join(lacking)}, found none; no result can refer to it")
+        raise DataError(
+            f"{path}: expected a DICOM file with {', '.join(lacking)}, found none; no result can refer to it"
+        )
     for name in _TYPE_2:
         if name not in source:
             setattr(source, name, None)
@@ -216,5 +220,3 @@ def _source(path: Path) -> Dataset:
 def _orientation(source: Dataset) -> tuple[str, str]:
     given = source.get("PatientOrientation")
     return (str(given[0]), str(given[1])) if given and len(given) == 2 and all(given) else ("L", "F")
-
-

@@ -38,7 +38,7 @@ class OperatingRule(Section):
         return self
 
     @model_serializer
-    def _as_written(self) -> dict[str, Any]:
+    def _told(self) -> dict[str, Any]:
         wish = {"sensitivity": self.sensitivity, "specificity": self.specificity}
         return {"class": self.name, **{name: value for name, value in wish.items() if value is not None}}
 

@@ -30,8 +30,8 @@ from common.sums import Sums
 DIRECTIONS = 64
 """R, at most: measured in `docs/diagnosis.md`."""
 
-FALSE_ALARMS = 0.05
-"""Share of images like the training images that may be called unlike them."""
+FALSE_ALARMS = 0.03
+"""Share of images like the training images that may be called unlike them. With the question whether they lie turned: under 0.05."""
 
 UNLIKE = "unlike."
 """Before the name of an array in a model file."""
