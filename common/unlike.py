@@ -56,7 +56,7 @@ class UnlikeLimit(Section):
 
 @dataclass(frozen=True)
 class Spread:
-    """Of the training images' features, float32: mean, scale (D,), axes (R, D) of length 1, variances (R + 1,), the last of the rest."""
+    """Of the training images' features: mean, scale (D,), axes (R, D) of length 1, variances (R + 1,), the last of the rest."""
 
     mean: Float32
     scale: Float32

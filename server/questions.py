@@ -18,7 +18,7 @@ from server.meter import Meter
 from server.pending import Asked
 from server.strategies import answers_needed
 
-_PHASES = {"distances": "validation", "own": "cross-site", "personalise": "personalisation"}
+_PHASES = {"own": "cross-site", "personalise": "personalisation"}
 
 
 @dataclass(frozen=True)

@@ -374,7 +374,9 @@ def test_tuned_arrays_are_float32_of_the_shapes_of_the_network() -> None:
 def test_the_dimensions_by_hand() -> None:
     """mobilenet_v2: the stage features.3 has 24 channels, the last 1280; T is half of the square with the diagonal."""
     small = job(features={"stages": ["features.3"], "pool": ["mean"]})
-    assert dimensions(small, heads=7) == {"C": 3, "D": 24, "M": 7, "B": 256, "K": 15, "S": 25, "T": 325}
+    directions = {"R": 23, "V": 24}
+    assert dimensions(small, heads=7) == {"C": 3, "D": 24, "M": 7, "B": 256, "K": 15, "S": 25, "T": 325, **directions}
+    assert (dimensions(job())["R"], dimensions(job(method="fedavg"))["R"]) == (64, 0)
     assert dimensions(job(method="fedavg"))["D"] == 1280
     assert dimensions(job())["M"] == 1
     projected = dimensions(job(method={"name": "analytic", "projection": 4, "stage_subsets": False}))
