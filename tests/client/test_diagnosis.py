@@ -404,4 +404,4 @@ def test_heat_maps_are_written_in_the_size_of_the_images(bedside, images, tmp_pa
     assert write_heatmaps(found, tmp_path / "maps") == 3
     names = sorted(path.name for path in (tmp_path / "maps").iterdir())
     assert names == sorted([f"{images[0].stem}.png", f"{images[1].stem}.png", f"{images[0].stem}-2.png"])
-    assert Image.open(tmp_path / "maps" / names[0]).size == (64, 64)
+    assert load_image(tmp_path / "maps" / names[0]).size == (64, 64)

@@ -44,7 +44,11 @@ def run(server_job, scripted, exchange_with, tmp_path):
     return make
 
 
-SMALL = {"features": {"stages": ["features.3"], "pool": ["mean"]}}
+SMALL = {
+    "backbone": {"name": "mobilenet_v2", "weights": "random"},
+    "features": {"stages": ["features.3"], "pool": ["mean"]},
+}
+"""24 features."""
 
 
 def test_the_head_of_rounds_is_calibrated_by_the_validation_counts(run):
@@ -67,7 +71,7 @@ def test_the_head_of_rounds_is_calibrated_by_the_validation_counts(run):
 
 
 def test_the_closed_form_gives_directions_and_the_limit_is_that_of_its_distances(run):
-    _, found, hospital, parts = run(evaluation=RULE, **SMALL)
+    _, found, hospital, parts = run(method="analytic", evaluation=RULE, **SMALL)
     wide = parts["train"][0].astype(np.float64)
     assert found.spread.axes.shape == (23, 24)
     distances = found.spread.squared_distances(parts["validation"][0])
@@ -91,7 +95,7 @@ def test_what_too_few_patients_cannot_settle_is_missing_with_the_reason(run):
 
 
 def test_without_a_rule_there_is_no_operating_point_and_no_question_for_it(run):
-    _, found, hospital, _ = run(**SMALL)
+    _, found, hospital, _ = run(method="analytic", **SMALL)
     assert "evaluation.operating_point" in found.manifest.missing["operating_point"]
     assert found.manifest.calibration.temperature in TEMPERATURES
     assert hospital.asked[-3:] == ["evaluate", "distances", "evaluate"]
@@ -110,7 +114,7 @@ def test_distances_that_are_not_of_the_declared_images_are_dropped(server_job, s
 
 
 def test_the_spread_survives_in_the_checkpoint(run, tmp_path):
-    run(**SMALL)
+    run(method="analytic", **SMALL)
     path = tmp_path / "run" / "checkpoints" / "last.safetensors"
     state = load_checkpoint(path)
     assert state.spread.axes.shape == (23, 24)
