@@ -340,7 +340,7 @@ def test_a_refusal_is_forgotten_when_its_reason_is_gone(hospital, asked, monkeyp
 def test_distances_are_counts_of_the_validation_images_in_multiples(
     phantoms, hospital_with, job, requests_of, min_count
 ):
-    hospital = hospital_with(phantoms["hospital-a"], min_count=min_count)
+    hospital = hospital_with(phantoms["hospital-c"], min_count=min_count)
     asked = requests_of(job(**ANALYTIC), hospital)
     told = hospital.answer("distances", asked.distances()).arrays["distances"]
     images = hospital.answer("describe", asked.describe()).arrays["images"][1]
