@@ -341,7 +341,8 @@ def test_distances_are_counts_of_the_validation_images_in_multiples(
     phantoms, hospital_with, job, requests_of, min_count
 ):
     hospital = hospital_with(phantoms["hospital-c"], min_count=min_count)
-    asked = requests_of(job(**ANALYTIC), hospital)
+    parts = {"test_fraction": 0.1, "validation_fraction": 0.4}
+    asked = requests_of(job(**ANALYTIC, evaluation=parts), hospital)
     told = hospital.answer("distances", asked.distances()).arrays["distances"]
     images = hospital.answer("describe", asked.describe()).arrays["images"][1]
     assert told.sum(axis=1).tolist() == images.tolist()
