@@ -12,7 +12,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nginx demo test test-system test-faults test-compose test-all lint check proto format clean
+.PHONY: help setup nginx orthanc demo test test-system test-faults test-pacs test-compose test-all lint check proto format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ nginx:  ## Install nginx, which only the coordinator's gateway needs (as root, o
 	  apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends nginx-light; \
 	else echo "nginx is not installed; ask for Debian's package nginx-light (apt-get install nginx-light), as root"; exit 2; fi
 
+orthanc:  ## Install Orthanc, a PACS, which only the tests of importing need (as root, on Debian or Ubuntu)
+	@if [ -x /usr/sbin/Orthanc ] && [ -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so ]; then exit 0; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends orthanc orthanc-dicomweb; \
+	else echo "Orthanc is not installed; ask for Debian's packages orthanc and orthanc-dicomweb (apt-get install), as root"; exit 2; fi
+
 demo: setup  ## Train a model over four phantom hospitals; prints where the report is
 	$(BIN)/consilium simulate configs/demo.yaml --phantoms
 
@@ -44,6 +50,9 @@ test-system: setup nginx  ## Run the tests of a real federation on loopback: pro
 test-faults: setup nginx  ## Kill processes of a real federation in the middle of its runs (minutes)
 	$(BIN)/pytest -n 0 -m faults
 
+test-pacs: setup orthanc  ## Import from a real PACS on loopback, killed half-way (a minute)
+	$(BIN)/pytest -n 0 -m pacs
+
 # CONSILIUM_DOCKER_ENGINE: where no Docker engine runs, a script that stands in for one. It is called as `SCRIPT build DIR`
 # (docker compose build) and `SCRIPT run DIR TEST` (run a shell script with docker at hand).
 test-compose: setup  ## Build docker-compose.yml's images and test its containers (minutes; Docker, 6 GB)
@@ -52,9 +61,9 @@ test-compose: setup  ## Build docker-compose.yml's images and test its container
 	  bash "$$CONSILIUM_DOCKER_ENGINE" build . && BIN=$(BIN) bash "$$CONSILIUM_DOCKER_ENGINE" run . tests/system/compose.sh; \
 	else echo "no Docker engine answers; start one, or name a script that stands in for it: CONSILIUM_DOCKER_ENGINE"; exit 2; fi
 
-test-all: setup nginx  ## Run all tests but those of containers: the slow ones, and those of real processes
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not system and not faults"
-	$(MAKE) test-system test-faults
+test-all: setup nginx orthanc  ## Run all tests but those of containers: the slow ones, and those of real processes
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not system and not faults and not pacs and not compose"
+	$(MAKE) test-system test-faults test-pacs
 
 lint: setup  ## Formatting, linting, types, import directions
 	$(BIN)/ruff format --check .

@@ -86,7 +86,7 @@ def _show_budget(job: "Job", own: "HospitalFile") -> None:
     from client.ledger_reading import read_ledger
 
     budget, limit = job.privacy.differential_privacy, own.policy.max_epsilon_total
-    if budget is None:
+    if budget is None or job.hospitals_protected:
         return
     reading = read_ledger(own.state_folder)
     entries = reading.entries if reading is not None else ()

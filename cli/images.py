@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cli.options import CacheDir
 from common.errors import ConfigError
 from common.job import load_job
 
@@ -21,20 +22,23 @@ def check(
         Path | None, typer.Option(help="Also check labels and classes against this job.", metavar="JOB")
     ] = None,
     output_format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    cache_dir: CacheDir = None,
 ) -> None:
     """Look through the images of hospitals: counts, sizes, unreadable files, duplicates, labels. Exit code 1 on errors.
 
-    DIR is a hospital's folder, or one with a folder per hospital.
+    DIR is a hospital's folder, or one with a folder per hospital. What a file looked like is remembered in the cache folder, so a
+    check that was interrupted, or is made again, reads only files that are new.
     """
     one_of("format", output_format, CHECK_FORMATS)
     from client.check import check_hospitals
     from client.check_table import print_check
+    from client.feature_cache import default_cache_dir
     from client.progress import progress
     from simulation.hospitals import find_hospitals
 
     parsed = load_job(job) if job else None
     hospitals = find_hospitals(folders)
-    result = check_hospitals(hospitals, parsed, progress)
+    result = check_hospitals(hospitals, parsed, progress, cache_dir or default_cache_dir())
     if output_format == "json":
         typer.echo(json.dumps(result.to_dict(), indent=1))
     else:

@@ -15,14 +15,14 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cli import advise, compare, coordinator, diagnose, hospital, images, runs, tables
+from cli import advise, compare, coordinator, diagnose, export, hospital, images, importing, runs, tables
 from common.errors import ConsiliumError
 
 EXIT_CODES = """
-Exit codes: 0 done; 1 findings of `check`, or an unexpected error; 2 a job file, hospital file or option is wrong; 3 images,
-manifests or caches are not usable; 4 backbone weights cannot be had; 5 a model file or run directory is damaged; 6 the
-federation could not go on (too few hospitals, no usable update); 7 the run directory cannot be written (disk full); 8 a
-hospital's ledger was changed, or cannot be read or written; 130 interrupted.
+Exit codes: 0 done; 1 findings of `check`, images that `import` refused, or an unexpected error; 2 a job file, hospital file or
+option is wrong; 3 images, manifests or caches are not usable; 4 backbone weights cannot be had; 5 a model file or run directory
+is damaged; 6 the federation could not go on (too few hospitals, no usable update); 7 the run directory cannot be written (disk
+full); 8 a hospital's ledger was changed, or cannot be read or written; 130 interrupted.
 """
 
 app = typer.Typer(
@@ -37,8 +37,10 @@ app.command("simulate")(runs.simulate)
 app.command("report")(runs.report)
 app.command("compare", epilog=compare.ROWS_TEXT)(compare.compare)
 app.command("check")(images.check)
+app.command("import", epilog=importing.EPILOG)(importing.import_images)
 app.command("advise")(advise.advise)
 app.command("diagnose")(diagnose.diagnose)
+app.command("export")(export.export)
 app.command("backbones")(tables.backbones)
 app.command("methods")(tables.methods)
 app.add_typer(coordinator.app, name="coordinator")

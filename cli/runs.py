@@ -1,6 +1,7 @@
 """consilium simulate, consilium report."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,12 @@ def simulate(
     weights_dir: WeightsDir = None,
     cache_dir: CacheDir = None,
     device: Device = "auto",
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the rounds as TensorBoard event files below this folder, as they happen.", metavar="DIR"
+        ),
+    ] = None,
 ) -> None:
     """Train JOB (a YAML file; see configs/) with simulated hospitals on this machine, and write a model and a report."""
     parsed = load_job(job)
@@ -49,7 +56,7 @@ def simulate(
         f"{parsed.method.rounds} rounds, {len(chosen)} hospitals, engine {engine}",
         highlight=False,
     )
-    with live_rounds(folder, parsed, console):
+    with _events(folder, tensorboard), live_rounds(folder, parsed, console):
         result = run(
             parsed,
             chosen,
@@ -61,7 +68,20 @@ def simulate(
             resume=resume,
         )
     print_summary(dict(result.summary), console)
-    console.print(f"\nmodel   {folder / 'model.safetensors'}\nreport  {folder / 'report.html'}", highlight=False)
+    console.print(
+        f"\nmodel   {folder / 'model.safetensors'}\nreport  {folder / 'report.html'}\ncard    {folder / 'MODEL_CARD.md'}",
+        highlight=False,
+    )
+    if tensorboard is not None:
+        console.print(f"events  tensorboard --logdir {tensorboard}", highlight=False)
+
+
+def _events(run_dir: Path, folder: Path | None) -> AbstractContextManager[object]:
+    if folder is None:
+        return nullcontext()
+    from server.tensorboard_files import following
+
+    return following(run_dir, folder)
 
 
 def report(

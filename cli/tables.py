@@ -5,6 +5,7 @@ from rich.table import Table
 
 from common.backbones import BACKBONES
 from common.methods import LOCAL_TRAINING, METHODS
+from common.privacy import HOSPITAL_METHODS, LOCAL_METHODS, PRIVATE_METHODS
 
 
 def backbones() -> None:
@@ -33,3 +34,9 @@ def methods() -> None:
     console.print(table)
     shared = ", ".join(f"{key}: {'none' if value is None else value}" for key, value in LOCAL_TRAINING.items())
     console.print(f"\nevery method but analytic also takes: {shared}", highlight=False)
+    console.print(
+        "\nwith privacy.differential_privacy: "
+        f"{', '.join(PRIVATE_METHODS)} (noise in shares, or own); {', '.join(LOCAL_METHODS)} (noise: own, in local training); "
+        f"{', '.join(HOSPITAL_METHODS)} (unit: hospital, noise by the coordinator)",
+        highlight=False,
+    )

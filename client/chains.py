@@ -111,7 +111,7 @@ class _Tokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) to (N, T, D)."""
         patches = self.conv_proj(x).flatten(2).transpose(1, 2)
-        return torch.cat([self.class_token.expand(len(x), -1, -1), patches], 1) + self.pos_embedding
+        return torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], 1) + self.pos_embedding
 
 
 class _ClassToken(nn.Module):

@@ -3,24 +3,24 @@
 Everything here is for the hospital itself: the result names files, so it never leaves.
 """
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from client.device import decoding_threads
-from client.duplicates import alike, near_pairs, perceptual_hash, same_files, thumbnail
-from client.images import bit_depth, load_image
+from client.dicom_facts import DicomFindings
+from client.duplicates import alike, near_pairs, same_files
+from client.looks import Looks
 from client.records import Row, parts_of, read_rows, unknown_labels
 from common.errors import DataError
-from common.head import Float32
 from common.job import Evaluation, Job
+from common.modalities import MODALITIES
 from common.wire import PARTS
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -29,7 +29,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Image:
-    """One image as found: `problem` says why it cannot be read; then it has no digest, hash, thumbnail, size or depth."""
+    """One image as found: `problem` says why it cannot be read; then it has no digest, hash, size or depth."""
 
     hospital: str
     row: Row
@@ -39,7 +39,6 @@ class Image:
     size_px: tuple[int, int] = (0, 0)
     bits: int = 0
     problem: str | None = None
-    thumbnail: Float32 = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ class HospitalFindings:
     patients_with_several_labels: int
     images_by_part: Mapping[str, int]
     missing_classes: tuple[str, ...] = ()
+    dicom: DicomFindings | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class CheckResult:
                     "patients_with_several_labels": one.patients_with_several_labels,
                     "images_by_part": dict(one.images_by_part),
                     "missing_classes": list(one.missing_classes),
+                    "dicom": one.dicom.to_dict() if one.dicom else None,
                 }
                 for name, one in self.hospitals.items()
             },
@@ -106,25 +107,54 @@ class CheckResult:
         }
 
 
-def check_hospitals(folders: Mapping[str, Path], job: Job | None, progress: Progress) -> CheckResult:
-    """Look through hospitals (name -> folder); with a job also at its classes and parts."""
+def check_hospitals(
+    folders: Mapping[str, Path], job: Job | None, progress: Progress, cache_dir: Path | None = None
+) -> CheckResult:
+    """Look through hospitals (name -> folder); with a job also at its classes, parts and modality.
+
+    cache_dir: where it is remembered what each file looked like; None: nowhere.
+    """
     rows: dict[str, list[Row]] = {}
-    errors, warnings = [], []
+    errors: list[str] = []
     for name, folder in folders.items():
         try:
-            rows[name] = read_rows(folder)
+            rows[name] = read_rows(folder, cache_dir)
         except DataError as error:
             errors.append(f"{name}: {error}")
-    images = _look(rows, folders, progress)
-    findings = {name: _findings([image for image in images if image.hospital == name], job) for name in rows}
+    with Looks(cache_dir) as looks:
+        return _checked(rows, folders, job, looks, errors, progress)
+
+
+def _checked(
+    rows: Mapping[str, list[Row]],
+    folders: Mapping[str, Path],
+    job: Job | None,
+    looks: Looks,
+    errors: list[str],
+    progress: Progress,
+) -> CheckResult:
+    warnings: list[str] = []
+    images, dicom = _look(rows, folders, looks, progress)
+    findings = {
+        name: replace(_findings([image for image in images if image.hospital == name], job), dicom=dicom.get(name))
+        for name in rows
+    }
     for name, found in findings.items():
         problems, hints = _complaints(name, found, rows[name], job)
         errors += problems
         warnings += hints
+        if found.dicom is not None:
+            problems, hints = found.dicom.complaints(MODALITIES[job.modality].dicom if job else ())
+            errors += [f"{name}: {problem}" for problem in problems]
+            warnings += [f"{name}: {hint}" for hint in hints]
     readable = [image for image in images if image.problem is None]
     exact = [[readable[i] for i in group] for group in same_files([image.digest for image in readable])]
     pairs = near_pairs([image.hash for image in readable], [image.digest for image in readable])
-    near = [[readable[i], readable[j]] for i, j in pairs if alike(readable[i].thumbnail, readable[j].thumbnail)]
+    near = [
+        [readable[i], readable[j]]
+        for i, j in pairs
+        if alike(looks.thumbnail(readable[i].row.path), looks.thumbnail(readable[j].row.path))
+    ]
     errors += _contradictions(exact)
     warnings += _leaks(exact, near, _parts(rows, job))
     warnings += _shared_patients(rows)
@@ -133,28 +163,38 @@ def check_hospitals(folders: Mapping[str, Path], job: Job | None, progress: Prog
     )
 
 
-def _look(rows: Mapping[str, list[Row]], folders: Mapping[str, Path], progress: Progress) -> list[Image]:
-    """Every image read and decoded once, several at a time."""
+def _look(
+    rows: Mapping[str, list[Row]], folders: Mapping[str, Path], looks: Looks, progress: Progress
+) -> tuple[list[Image], dict[str, DicomFindings]]:
+    """Every image read and decoded once, several at a time; and what the DICOM files of each hospital say of themselves."""
     todo = [(name, row) for name, some in rows.items() for row in some]
+    images: list[Image] = []
+    dicom: dict[str, DicomFindings] = {}
+    patients: defaultdict[str, set[str]] = defaultdict(set)
+    pool = ThreadPoolExecutor(decoding_threads())
+    try:
+        with (
+            progress("images checked", len(todo)) as advance,
+            closing(looks.of([row.path for _, row in todo], pool)) as seen,
+        ):
+            for (hospital, row), one in zip(todo, seen, strict=True):
+                name = _named(row.path, folders[hospital])
+                images.append(Image(hospital, row, name, one.digest, one.hash, one.size_px, one.bits, one.problem))
+                if one.facts is not None:
+                    dicom.setdefault(hospital, DicomFindings()).add(one.facts)
+                    patients[hospital].add(row.patient_id)
+                advance(1)
+    finally:
+        # Interrupted: what waits is not begun any more.
+        pool.shutdown(cancel_futures=True)
+    for hospital, found in dicom.items():
+        found.patients = len(patients[hospital])
+    return images, dicom
 
-    def look(item: tuple[str, Row]) -> Image:
-        hospital, row = item
-        folder = folders[hospital] if folders[hospital].is_dir() else folders[hospital].parent
-        name = str(row.path.relative_to(folder)) if row.path.is_relative_to(folder) else str(row.path)
-        try:
-            picture = load_image(row.path)
-            digest = hashlib.sha256(row.path.read_bytes()).hexdigest()
-            depth, small = bit_depth(row.path), thumbnail(picture)
-            return Image(hospital, row, name, digest, perceptual_hash(picture), picture.size, depth, thumbnail=small)
-        except (DataError, OSError) as error:
-            return Image(hospital, row, name, problem=str(error))
 
-    images = []
-    with ThreadPoolExecutor(decoding_threads()) as pool, progress("images checked", len(todo)) as advance:
-        for image in pool.map(look, todo):
-            images.append(image)
-            advance(1)
-    return images
+def _named(path: Path, source: Path) -> str:
+    folder = source if source.is_dir() else source.parent
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
 def _findings(images: Sequence[Image], job: Job | None) -> HospitalFindings:

@@ -1,10 +1,14 @@
 """What `consilium check` prints."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from client.check import CheckResult, ClassFindings
+from client.dicom_facts import DicomFindings
 
 
 def print_check(result: CheckResult, console: Console) -> None:
@@ -26,6 +30,9 @@ def print_check(result: CheckResult, console: Console) -> None:
     for name, found in result.hospitals.items():
         parts.add_row(_as_it_is(name), *(str(number) for number in found.images_by_part.values()))
     console.print(parts)
+    for name, found in result.hospitals.items():
+        if found.dicom is not None:
+            console.print(_dicom(name, found.dicom))
     console.print()
     for kind, colour, sentences in (("warning", "yellow", result.warnings), ("error", "red", result.errors)):
         for sentence in sentences:
@@ -34,6 +41,31 @@ def print_check(result: CheckResult, console: Console) -> None:
     problems = f"{len(result.errors)} errors, {len(result.warnings)} warnings"
     verdict = f"{images} images in {len(result.hospitals)} hospitals: {problems}"
     console.print(verdict, style="red" if result.errors else "green", highlight=False)
+
+
+def _dicom(name: str, found: DicomFindings) -> Table:
+    """What the DICOM files of a hospital are, in a few lines."""
+    table = Table(box=None, show_header=False, pad_edge=False, title=f"\nDICOM of {name}", title_justify="left")
+    told = {
+        "images": f"{found.images} of {found.patients} patients, {len(found.studies)} studies, {len(found.series)} series, "
+        f"{found.files} files, {found.frames} frames",
+        "modality": _most(found.modalities),
+        "window": _most(found.windows),
+        "bits stored": _most(found.bits_stored),
+        "transfer syntax": _most(found.syntaxes),
+        "identifying": _most(found.identifying),
+        "burned-in text": f"{_most(found.burned_in)}; secondary captures: {found.secondary_captures}",
+    }
+    for what, value in told.items():
+        table.add_row(what, _as_it_is(value))
+    return table
+
+
+def _most(counted: Mapping[Any, int], shown: int = 5) -> str:
+    """The most frequent ones, with their numbers."""
+    most = sorted(counted.items(), key=lambda item: (-item[1], str(item[0])))
+    more = f", and {len(most) - shown} more" if len(most) > shown else ""
+    return ", ".join(f"{key} ({number})" for key, number in most[:shown]) + more or "none"
 
 
 def _as_it_is(text: str) -> Text:

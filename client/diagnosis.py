@@ -6,7 +6,8 @@ unlike the training images (`common/unlike.py`).
 Letters: N images, C classes, D features.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,21 @@ from client.device import choose_device
 from client.diagnosis_record import REFER as REFER
 from client.diagnosis_record import Diagnosis as Diagnosis
 from client.diagnosis_record import Heatmap, in_words, leaning_of
+from client.dicom_series import is_series
 from client.feature_space import columns_of, fingerprint_of
 from client.features import Extractor, Pixels
 from client.frame import Frame
 from client.image_quality import Finding, quality_findings
-from client.images import IMAGE_SUFFIXES, load_image, to_input
+from client.images import IMAGE_SUFFIXES, is_image, load_pictures, to_input
 from client.local_state import Kept, load_kept
+from client.slices import reading_of
 from client.tuned import OF_BATCH_NORM, cut_of, installed
 from client.weights import load_backbone
 from common.artifact import Manifest, load_artifact
 from common.dp.private_features import stage_normalised
 from common.errors import ArtifactError, DataError
 from common.head import Float32, Float64, Head
+from common.metrics import Int64
 from common.modalities import MODALITIES
 from common.model import Model, digest_of_arrays
 
@@ -47,20 +51,21 @@ LACKING: Mapping[str, str] = {
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The images among files and folders, in order; of a folder all below it whose suffix is one of `IMAGE_SUFFIXES`.
+    """The images among files and folders, in order; of a folder all images below it,
+    but one that holds a DICOM series is one study.
 
     Raises:
         DataError: a folder has none.
     """
     found: list[Path] = []
     for path in paths:
-        if not path.is_dir():
+        if not path.is_dir() or is_series(path):
             found.append(path)
             continue
         inside = sorted(
             one
             for one in path.rglob("*")
-            if one.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in one.parts)
+            if one.is_file() and is_image(one) and not any(part.startswith(".") for part in one.parts)
         )
         if not inside:
             raise DataError(f"{path}: no image below it; expected files with one of {', '.join(IMAGE_SUFFIXES)}")
@@ -137,20 +142,32 @@ class Diagnostician:
                 told(len(part))
         return found
 
+    def probabilities(self, pixels: Pixels) -> Float64:
+        """Probabilities (N, C) of pixels (N, 3, H, W) uint8 as `client.images.to_input` makes them."""
+        return self.model.head.probabilities(self._of_the_head(self._features(pixels)))
+
+    @contextmanager
+    def network(self) -> Iterator[Backbone]:
+        """The backbone with what the model and this hospital have of their own in it, while the body runs."""
+        backbone = self._extractor.backbone
+        with installed(backbone, {**self.model.tuned, **self._batch_norm}):
+            yield backbone
+
     def _diagnose(self, images: Sequence[Path], threshold: float, heatmaps: bool) -> list[Diagnosis]:
         job = self.manifest.job
-        pixels, seen, problems = {}, {}, {}
+        pixels, seen, problems = dict[int, list[Pixels]](), {}, {}
         for index, path in enumerate(images):
             try:
-                image = load_image(path)
-                pixels[index] = to_input(image, job.size_px, job.image.fit)
+                pictures = list(load_pictures(path, reading_of(job)))
+                image = pictures[len(pictures) // 2]
+                pixels[index] = [to_input(picture, job.size_px, job.image.fit) for picture in pictures]
                 seen[index] = (
                     Frame.of(image.width, image.height, job.size_px, job.image.fit),
                     quality_findings(image, job.size_px, job.modality),
                 )
             except DataError as error:
                 problems[index] = str(error)
-        found = dict(zip(pixels, self._found(np.stack(list(pixels.values())), heatmaps), strict=True)) if pixels else {}
+        found = dict(zip(pixels, self._found(list(pixels.values()), heatmaps), strict=True)) if pixels else {}
         return [
             self._judged(path, found[index], *seen[index], threshold)
             if index in found
@@ -159,17 +176,20 @@ class Diagnostician:
         ]
 
     def _found(
-        self, pixels: Pixels, heatmaps: bool
+        self, studies: Sequence[Sequence[Pixels]], heatmaps: bool
     ) -> list[tuple[dict[str, float], float | None, int | None, Heatmap | None]]:
-        """Of each image: probabilities, distance, how it lies turned, heat map."""
+        """Of each study, given by its slices: probabilities, distance, how it lies turned, heat map of the middle slice."""
         classes = self.manifest.job.classes
-        rows = self.model.head.probabilities(self._features(pixels))
+        pixels, ends = np.stack([one for some in studies for one in some]), np.cumsum([len(some) for some in studies])
+        rows = self.model.head.probabilities(self._of_the_head(_of_studies(self._features(pixels), ends)))
         named = [dict(zip(classes, row, strict=True)) for row in rows.tolist()]
-        distances, turned = self._distances(pixels)
-        maps: list[Heatmap | None] = [None] * len(pixels)
+        distances, turned = self._distances(pixels, ends)
+        maps: list[Heatmap | None] = [None] * len(studies)
         if heatmaps:
             shown = [leaning_of(one, self.point)[0] for one in named]
-            grids = self._maps(pixels, [classes.index(name) for name in shown])
+            grids = self._maps(
+                np.stack([some[len(some) // 2] for some in studies]), [classes.index(name) for name in shown]
+            )
             kind = kind_of(self._extractor.backbone, self.manifest.job.feature_blocks)
             maps = [Heatmap(grid, name, kind) for grid, name in zip(grids, shown, strict=True)]
         return list(zip(named, distances, turned, maps, strict=True))
@@ -213,10 +233,14 @@ class Diagnostician:
             heatmap=heatmap,
         )
 
+    def _of_the_head(self, features: Float32) -> Float32:
+        """Features (N, D) of studies as the head was trained on them."""
+        job = self.manifest.job
+        return stage_normalised(features, job.feature_blocks) if job.private else features
+
     def _features(self, pixels: Pixels) -> Float32:
         """Features (N, D) of pixels (N, 3, H, W), averaged with those of the mirror images if the job mirrors."""
-        mean = self._mean(pixels, {**self.model.tuned, **self._batch_norm})
-        return stage_normalised(mean, self.manifest.job.feature_blocks) if self.manifest.job.private else mean
+        return self._mean(pixels, {**self.model.tuned, **self._batch_norm})
 
     def _mean(self, pixels: Pixels, arrays: Mapping[str, Float32]) -> Float32:
         """Raw features (N, D) of the backbone with some arrays in place of its own, averaged over the views."""
@@ -228,18 +252,18 @@ class Diagnostician:
         mirrored = np.ascontiguousarray(pixels[..., ::-1])
         return [pixels, mirrored] if self.manifest.job.features.mirror else [pixels]
 
-    def _distances(self, pixels: Pixels) -> tuple[Sequence[float | None], Sequence[int | None]]:
+    def _distances(self, pixels: Pixels, ends: Int64) -> tuple[Sequence[float | None], Sequence[int | None]]:
         """The distance of each image from the training images, and by how much it lies turned, where that is known."""
         if self.spread is None:
-            return [None] * len(pixels), [None] * len(pixels)
+            return [None] * len(ends), [None] * len(ends)
         spread, job = self.spread, self.manifest.job
 
         def squared(some: Pixels) -> Float64:
-            return spread.squared_distances(self._mean(some, {}))
+            return spread.squared_distances(_of_studies(self._mean(some, {}), ends))
 
         upright = squared(pixels)
         if not MODALITIES[job.modality].upright:
-            return upright.tolist(), [None] * len(pixels)
+            return upright.tolist(), [None] * len(ends)
         turned = [squared(np.ascontiguousarray(np.rot90(pixels, quarter, (2, 3)))) for quarter in (1, 2, 3)]
         ways = np.stack([upright * NEARER, *turned])
         return upright.tolist(), (ways.argmin(axis=0) * 90).tolist()
@@ -271,6 +295,14 @@ class Diagnostician:
                     views[1] = views[1][..., ::-1]
                 found.append(np.mean(views, axis=0))
         return np.asarray(np.concatenate(found), np.float32)
+
+
+def _of_studies(features: Float32, ends: Int64) -> Float32:
+    """Features of studies (N, D): the means of those of their slices (M, D), of which each study ends before one of `ends`."""
+    parts = np.split(features, ends[:-1])
+    return np.stack(
+        [part.mean(axis=0, dtype=np.float64).astype(np.float32) if len(part) > 1 else part[0] for part in parts]
+    )
 
 
 def _personalised(model: Model, manifest: Manifest, kept: Kept, path: Path | None) -> Model:

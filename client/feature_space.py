@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from client.augmentation import mirrored
+from client.slices import reading_of
 from common.backbones import FeatureBlock, feature_blocks
 from common.job import Job
 
 READING_VERSION = 2
-"""Raise it when `client/images.py` gives other pixels than before: features cached with the old ones then miss."""
+"""Raise it when `client/images.py`, or a reader in its table, gives other pixels than before: what is cached then misses."""
 
 
 def extraction_space(job: Job, backbone_digest: str) -> str:
@@ -28,10 +29,18 @@ def extraction_space(job: Job, backbone_digest: str) -> str:
             "backbone": job.backbone.name,
             "digest": backbone_digest,
             "fit": job.image.fit,
+            **_looked_at(job),
             "reading": READING_VERSION,
             "size_px": job.size_px,
         }
     )
+
+
+def _looked_at(job: Job) -> dict[str, object]:
+    """Window and slices where a job chooses them: the spaces of jobs that do not keep their names."""
+    reading = reading_of(job)
+    window = {"window": [float(number) for number in reading.window]} if reading.window else {}
+    return {**window, **({"slices": reading.slices} if reading.slices != 1 else {})}
 
 
 def fingerprint_of(job: Job, backbone_digest: str) -> str:

@@ -3,7 +3,6 @@
 Letters: N images, V views, D features.
 """
 
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +21,11 @@ from client.backbone import Backbone
 from client.device import decoding_threads, first_batch_size
 from client.feature_cache import FeatureCache, Key
 from client.feature_space import all_blocks, columns_of
-from client.images import load_image, to_input
+from client.file_digest import digest_of
+from client.images import load_pictures, to_input
+from client.patients import modality_of
 from client.progress import progress
+from client.slices import Reading, reading_of, require_modality
 from common.errors import DataError
 from common.head import Float32
 from common.job import Job
@@ -34,6 +36,8 @@ Pixels = npt.NDArray[np.uint8]
 Result = TypeVar("Result")
 _BATCHES_AHEAD = 3
 _UNREADABLE = b""
+_SLICES_IF_ALL = 64
+"""Slices that a study is taken to have where a job looks at all, when it is decided how many are decoded ahead."""
 
 
 class Extractor:
@@ -145,16 +149,21 @@ def extract(
             if key not in found and key[0] != _UNREADABLE
         }
         problems = {_UNREADABLE: "it cannot be opened"}
+        known = {
+            digest: path for digest, keys, (path, _) in zip(digests, wanted, images, strict=True) if keys[0] in found
+        }
+        # What is cached may have been read for a job of another modality.
+        problems.update(_of_another_modality(known, reading_of(job), pool))
         decoded: set[bytes] = set()
         with progress("images through the backbone", len(missing)) as advance:
             for keys, pixels, unreadable in decoded_batches(missing, job, extractor.batch_size, pool):
                 problems.update(unreadable)
                 if keys:
-                    vectors = dict(zip(keys, extractor(pixels), strict=True))
+                    vectors = _averaged(keys, extractor(pixels))
                     cache.put(vectors)
                     found.update({key: vector[columns] for key, vector in vectors.items()})
                     decoded.update(digest for digest, _ in keys)
-                advance(len(keys) + len(unreadable))
+                advance(len(set(keys)) + len(unreadable))
     # By digest, because several files may have the same damaged content: all of them are named.
     unreadable_files = {
         path: problems[digest] for digest, (path, _) in zip(digests, images, strict=True) if digest in problems
@@ -162,18 +171,48 @@ def extract(
     if unreadable_files and not skip_unreadable:
         raise DataError(_unreadable(unreadable_files))
     return Extraction(
-        [np.stack([found[key] for key in keys]) if all(key in found for key in keys) else None for keys in wanted],
+        [
+            np.stack([found[key] for key in keys])
+            if digest not in problems and all(key in found for key in keys)
+            else None
+            for digest, keys in zip(digests, wanted, strict=True)
+        ],
         digests,
         len(decoded),
         cached,
     )
 
 
+def _averaged(keys: Sequence[Key], features: Float32) -> dict[Key, Float32]:
+    """The mean of the rows (N, D) of each key: a study of several slices is one example. One row stays as it is, to the bit."""
+    rows: dict[Key, list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return {
+        key: features[some[0]] if len(some) == 1 else features[some].mean(axis=0, dtype=np.float64).astype(np.float32)
+        for key, some in rows.items()
+    }
+
+
+def _of_another_modality(known: Mapping[bytes, Path], reading: Reading, pool: ThreadPoolExecutor) -> dict[bytes, str]:
+    """Why a DICOM file of another modality than the job's is refused, by its digest."""
+    if not reading.codes:
+        return {}
+
+    def problem(item: tuple[bytes, Path]) -> tuple[bytes, str] | None:
+        try:
+            require_modality(item[1], modality_of(item[1]), reading)
+        except DataError as error:
+            return item[0], str(error)
+        return None
+
+    return dict(found for found in pool.map(problem, known.items()) if found)
+
+
 def _digest(path: Path) -> bytes:
-    """sha256 of a file, `_UNREADABLE` if it cannot be opened."""
+    """The digest, `_UNREADABLE` if it cannot be opened."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return digest_of(path)
     except OSError:
         return _UNREADABLE
 
@@ -183,15 +222,18 @@ def decoded_batches(
 ) -> Iterator[tuple[list[Key], Pixels, dict[bytes, str]]]:
     """Decoded batches, a few decoded ahead: their keys, their pixels (N, 3, H, W), and undecodable files with why.
 
-    A view and its mirror image are decoded once.
+    A view and its mirror image are decoded once. A key is there once for each slice that the job looks at.
     """
+    slices = reading_of(job).slices or _SLICES_IF_ALL
     waiting: deque[tuple[list[Key], Future[Pixels]]] = deque()
     together: dict[tuple[bytes, int], list[Key]] = {}
     for digest, view in missing:
         together.setdefault((digest, upright(view)), []).append((digest, view))
     todo = iter(together.items())
     while True:
-        while sum(len(keys) for keys, _ in waiting) < _BATCHES_AHEAD * batch_size and (item := next(todo, None)):
+        while sum(len(keys) * slices for keys, _ in waiting) < _BATCHES_AHEAD * batch_size and (
+            item := next(todo, None)
+        ):
             base, keys = item
             waiting.append((keys, pool.submit(decode, missing[keys[0]], base, job)))
         if not waiting:
@@ -199,25 +241,26 @@ def decoded_batches(
         done: list[Key] = []
         pixels: list[Pixels] = []
         problems: dict[bytes, str] = {}
-        while waiting and (not done or len(done) + len(waiting[0][0]) <= batch_size):
+        while waiting and (not done or len(done) + len(waiting[0][0]) * slices <= batch_size):
             keys, future = waiting.popleft()
             try:
                 decoded = future.result()
             except DataError as error:
                 problems[keys[0][0]] = str(error)
                 continue
-            done += keys
-            pixels += [decoded if view >= 0 else decoded[:, :, ::-1] for _, view in keys]
-        yield done, np.stack(pixels) if pixels else np.zeros((0, 3, 1, 1), np.uint8), problems
+            done += [key for key in keys for _ in decoded]
+            pixels += [decoded if view >= 0 else decoded[..., ::-1] for _, view in keys]
+        yield done, np.concatenate(pixels) if pixels else np.zeros((0, 3, 1, 1), np.uint8), problems
 
 
 def decode(path: Path, key: Key, job: Job) -> Pixels:
-    """The network input (3, H, W) uint8 of one view of an image file.
+    """The network input (n, 3, H, W) uint8 of one view of an image file: one picture, or the slices that the job looks at.
 
     Raises:
         DataError: it cannot be read.
     """
-    return to_input(view_of(load_image(path), *key), job.size_px, job.image.fit)
+    pictures = load_pictures(path, reading_of(job))
+    return np.stack([to_input(view_of(picture, *key), job.size_px, job.image.fit) for picture in pictures])
 
 
 def _unreadable(problems: dict[Path, str]) -> str:

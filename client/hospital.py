@@ -20,9 +20,11 @@ from client.approvals import Approvals
 from client.features import out_of_memory
 from client.hospital_file import HospitalFile
 from client.local_state import LocalState
+from client.noised_training import centre_told, noised_fit, require_training
 from client.participation import Participation
 from client.policy import require_allowed, require_budget, require_payload, require_small_reply
 from client.preparation import prepare, shapes_tuned
+from client.releases import Releases
 from client.secure_sessions import SecureSessions
 from client.summands import summand
 from common.errors import ConfigError, DataError, Refusal, RefusalCode, WeightsError
@@ -145,14 +147,22 @@ class Hospital:
             self._part = self._begin(job)
 
     def _begin(self, job: Job) -> Participation:
-        state = LocalState(self._file.cache_folder, self.name, job)
-        return Participation(prepare(job, self._file), state, self.name)
+        if job.noised_locally:
+            require_training(job)
+        state, releases = (
+            LocalState(self._file.cache_folder, self.name, job),
+            Releases(self._file.state_folder, job.job_id),
+        )
+        return Participation(prepare(job, self._file), state, self.name, releases)
 
     def _epsilon(self, kind: str, job: Job, request: Packed) -> float:
         """What the answer spends of the hospital's budget; refuses a job that the budget does not allow any more."""
         owed = require_budget(self._file.policy, job, self._books.spent if self._books else None)
-        question = self._sessions.question(request) if kind == "masked" else None
-        return owed if question is not None and question.kind in NOISED else 0.0
+        if kind == "masked":
+            question = self._sessions.question(request)
+            return owed if question is not None and question.kind in NOISED else 0.0
+        told = job.noised_locally and not job.privacy.secure_aggregation and kind in ("describe", "fit")
+        return owed if told else 0.0
 
     def _phase(self, kind: str, tuned: Shapes, part: Participation, request: Packed) -> Packed:
         reply = self._sessions.answer(kind, part.prepared.job, tuned, request, functools.partial(summand, part))
@@ -168,6 +178,7 @@ class Hospital:
             "distances": self._distances,
             "own": self._own,
             "personalise": self._personalise,
+            "groups": self._groups,
         }
         return answers[kind](part, request)
 
@@ -214,8 +225,12 @@ class Hospital:
         return self._part
 
     def _describe(self, part: Participation, request: Packed) -> Packed:  # noqa: ARG002
-        told = part.prepared.description
-        return told.space.pack() if part.prepared.job.privacy.secure_aggregation else told.pack()
+        told, job = part.prepared.description, part.prepared.job
+        if job.privacy.secure_aggregation:
+            return told.space.pack()
+        if job.noised_locally:
+            return Packed({"centre": centre_told(part)}, told.space.pack().fields)
+        return told.pack()
 
     def _initial(self, part: Participation, request: Packed) -> Packed:  # noqa: ARG002
         return Packed({f"{TUNED}{name}": array for name, array in part.prepared.tuned.items()}, _identity(part))
@@ -226,6 +241,9 @@ class Hospital:
         return Packed(arrays, {**_identity(part), "examples": part.prepared.description.examples})
 
     def _fit(self, part: Participation, request: Packed) -> Packed:
+        if part.prepared.job.noised_locally:
+            number = int(request.fields["round"])
+            return Packed(Model(noised_fit(part, request)).arrays(), {**_identity(part), "round": number})
         start, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
         number = int(request.fields["round"])
         correction = unpack_below(CORRECTION, request.arrays)
@@ -262,6 +280,12 @@ class Hospital:
         model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
         counts = part.personal(model, standardisation, which, number)
         return Packed(pack_counts(counts), {**_identity(part), "part": which, "round": number})
+
+    def _groups(self, part: Participation, request: Packed) -> Packed:
+        model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
+        number = int(request.fields["round"])
+        counts = part.count_groups(model, standardisation, number)
+        return Packed({"confusion": counts.astype(np.int32)}, {**_identity(part), "round": number})
 
 
 @functools.lru_cache(maxsize=8)

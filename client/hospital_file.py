@@ -57,6 +57,11 @@ class HospitalFile(Section):
         return self.state or self.cache_folder / f"state-of-{self.name}"
 
     @property
+    def key_folder(self) -> Path:
+        """Where the key is by which patients' ids of DICOM files are hashed: with `state`, else in the cache folder."""
+        return self.state or self.cache_folder
+
+    @property
     def activation_cache_bytes(self) -> int:
         """Disk that one job's activations may take (`tune: last-blocks`)."""
         return int(self.activation_cache_gb * 1e9)

@@ -1,32 +1,30 @@
 """From an image file to the square network input.
 
-Everything becomes 8-bit grey or RGB on the way. Decoding and resizing are Pillow's C code, which releases the GIL, so
-threads speed both up. JPEG `draft` mode (decode at a reduced size) is not used: it changes the pixels.
+Everything becomes 8-bit grey or RGB on the way: a file is a picture, or has slices of which some are chosen. Decoding and
+resizing are Pillow's C code, which releases the GIL, so threads speed both up. JPEG `draft` mode (decode at a reduced size)
+is not used: it changes the pixels.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from client.eight_bit import eight_bit_of, turn_upright
+from client.slices import AS_IT_IS, MAX_PIXELS, Reading, Slices, require_modality
 from common.config_file import unknown
 from common.errors import DataError
 
-MAX_PIXELS = 89_478_485
-"""Width times height that is still read: Pillow's own limit, above any radiograph or fundus photograph."""
-
-log = logging.getLogger(__name__)
 _CONTENT = ("PNG", "JPEG", "TIFF", "BMP")
 _BITS_BY_MODE = {"1": 1, "I": 32, "F": 32}
-_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_TIFF_BITS_PER_SAMPLE = 258
 
 Fit = Literal["crop", "pad", "stretch"]
-Reader = Callable[[Path], Image.Image]
+Reader = Callable[[Path], Image.Image | Slices]
 
 
 def open_with_pillow(path: Path) -> Image.Image:
@@ -41,6 +39,27 @@ def open_with_pillow(path: Path) -> Image.Image:
     return image
 
 
+def open_dicom(path: Path) -> Slices:
+    """The frames of a DICOM file; pydicom is imported by whoever has one."""
+    from client import dicom_pixels
+
+    return dicom_pixels.open_dicom(path)
+
+
+def open_nifti(path: Path) -> Slices:
+    """The axial slices of a NIfTI volume."""
+    from client import nifti
+
+    return nifti.open_nifti(path)
+
+
+def open_series(path: Path) -> Slices:
+    """The slices of a folder that holds one DICOM series."""
+    from client import dicom_series
+
+    return dicom_series.open_series(path)
+
+
 READERS: Mapping[str, Reader] = {
     ".png": open_with_pillow,
     ".jpg": open_with_pillow,
@@ -48,8 +67,14 @@ READERS: Mapping[str, Reader] = {
     ".tif": open_with_pillow,
     ".tiff": open_with_pillow,
     ".bmp": open_with_pillow,
+    ".dcm": open_dicom,
+    ".dicom": open_dicom,
+    ".nii": open_nifti,
+    ".nii.gz": open_nifti,
 }
-"""Lower-case file suffix to the function that opens such a file as a Pillow image of any mode. A format is one row.
+"""Lower-case file suffix to the function that opens such a file as a Pillow image of any mode, or as slices. A format is one row.
+
+A file of another suffix or of none is a DICOM file if its content says so, and a folder is a series of them.
 
 A reader may raise anything; `load_image` turns it into a `DataError`. Pixels may still be undecoded. Where the mode
 does not tell how many bits a sample has, the reader sets `image.info["bits_per_sample"]`.
@@ -59,20 +84,40 @@ IMAGE_SUFFIXES = tuple(READERS)
 
 
 def load_image(path: Path) -> Image.Image:
-    """Decode an image to 8-bit grey (mode L) or RGB.
+    """Decode an image to 8-bit grey (mode L) or RGB; of what has slices the middle one, with its own window.
 
     Grey images of more than 8 bits (integers or floats) are scaled so that the least and the greatest pixel value
     become 0 and 255; a constant one becomes 0, and so does a pixel that is not a finite number. Colour of 16 bits per
     channel, and grey with an alpha channel of 16, is reduced to its high byte by Pillow. Transparency is composited on
-    black. The EXIF orientation is applied; damaged EXIF is passed over. Of a file with several frames the first is taken.
+    black. The EXIF orientation is applied; damaged EXIF is passed over. Of a TIFF file with several frames the first is taken.
 
     Raises:
         DataError: unknown suffix, no such file, not an image, damaged or cut off, or more than `MAX_PIXELS`.
     """
-    with _opened(path) as image:
-        image.load()
-        _turn_upright(image)
-        return _eight_bit(image)
+    with opened(path) as found:
+        return next(pictures_of(path, found, AS_IT_IS))
+
+
+def load_pictures(path: Path, reading: Reading) -> Iterator[Image.Image]:
+    """What a job looks at of a file or a series: one picture as `load_image` gives it, or the chosen slices.
+
+    Raises:
+        DataError: as `load_image`; or a DICOM file is of another modality than the job.
+    """
+    with opened(path) as found:
+        yield from pictures_of(path, found, reading)
+
+
+def pictures_of(path: Path, found: Image.Image | Slices, reading: Reading) -> Iterator[Image.Image]:
+    """The same of what is opened already."""
+    if isinstance(found, Slices):
+        if found.headers:
+            require_modality(path, str(found.headers[0].get("Modality") or ""), reading)
+        yield from found.pictures(reading)
+        return
+    found.load()
+    turn_upright(found)
+    yield eight_bit_of(found)
 
 
 def bit_depth(path: Path) -> int:
@@ -81,14 +126,21 @@ def bit_depth(path: Path) -> int:
     Raises:
         DataError: as `load_image`, except that damage after the header goes unnoticed.
     """
-    with _opened(path) as image:
-        if image.format == "PNG":
-            with path.open("rb") as file:
-                return file.read(25)[24]  # the bit depth in the IHDR chunk (PNG specification, 11.2.2)
-        if isinstance(image, TiffImagePlugin.TiffImageFile):
-            return int(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (1,))[0])
-        by_mode = 16 if image.mode.startswith("I;16") else _BITS_BY_MODE.get(image.mode, 8)
-        return int(image.info.get("bits_per_sample", by_mode))
+    with opened(path) as image:
+        return depth_of(path, image)
+
+
+def depth_of(path: Path, image: Image.Image | Slices) -> int:
+    """The same of what is opened already, and not loaded."""
+    if isinstance(image, Slices):
+        return image.bits
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(25)[24]  # the bit depth in the IHDR chunk (PNG specification, 11.2.2)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2.get(_TIFF_BITS_PER_SAMPLE, (1,))[0])
+    by_mode = 16 if image.mode.startswith("I;16") else _BITS_BY_MODE.get(image.mode, 8)
+    return int(image.info.get("bits_per_sample", by_mode))
 
 
 def to_input(image: Image.Image, size_px: int, fit: Fit) -> npt.NDArray[np.uint8]:
@@ -138,17 +190,48 @@ def _stretch(image: Image.Image, size_px: int) -> Image.Image:
 _FITS: Mapping[str, Callable[[Image.Image, int], Image.Image]] = {"crop": _crop, "pad": _pad, "stretch": _stretch}
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The opened image; whatever goes wrong in opening it or in the body becomes a `DataError`."""
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
+def suffix_of(path: Path) -> str:
+    """The suffix by which a reader is found, in lower case: `.nii.gz` is one."""
+    name = path.name.lower()
+    return next((suffix for suffix in READERS if suffix.count(".") > 1 and name.endswith(suffix)), path.suffix.lower())
+
+
+def stem_of(path: Path) -> str:
+    """The name of a file without its suffix, of a series that of its folder."""
+    suffix = suffix_of(path)
+    return path.name[: -len(suffix)] if suffix in READERS else path.name
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file can be read by its suffix or, as DICOM, by its content."""
+    return suffix_of(path) in READERS or _has_magic(path)
+
+
+def _has_magic(path: Path) -> bool:
+    from client.dicom_header import has_magic
+
+    return has_magic(path)
+
+
+def _reader_of(path: Path) -> Reader:
+    suffix = suffix_of(path)
+    if path.is_dir():
+        return open_series
+    if suffix not in READERS and not _has_magic(path):
         raise DataError(f"{path}: {unknown('image suffix', path.suffix, list(READERS))}")
+    return READERS.get(suffix, open_dicom)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image | Slices]:
+    """The opened image or slices; whatever goes wrong in opening it or in the body becomes a `DataError`."""
     try:
-        with READERS[suffix](path) as image:
+        found = _reader_of(path)(path)
+        with nullcontext(found) if isinstance(found, Slices) else found as image:
+            width, height = image.size_px if isinstance(image, Slices) else image.size
             # Pillow only warns up to twice its limit, and a process may have raised the limit or silenced the warning.
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(path, f"{image.width} x {image.height}")
+            if width * height > MAX_PIXELS:
+                raise _too_large(path, f"{width} x {height}")
             yield image
     except (DataError, MemoryError):
         raise
@@ -181,53 +264,3 @@ def _not_an_image(path: Path) -> DataError:
         f"{path}: expected the content of one of {', '.join(_CONTENT)}, found {found}; "
         "export the image again, or take it out of the data"
     )
-
-
-def _turn_upright(image: Image.Image) -> None:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # as many types as on damaged pixels
-        log.debug("damaged EXIF passed over: %s", error)
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_stretched_to_range(_numbers(image)))
-    if image.has_transparency_data:
-        colours = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-        opacity = image.convert("RGBA").getchannel("A")
-        return Image.composite(image.convert(colours), Image.new(colours, image.size), opacity)
-    if image.mode in ("L", "RGB"):
-        return image
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _numbers(image: Image.Image) -> npt.NDArray[np.floating]:
-    """(H, W) numbers, greater is brighter; NaN where a deep PNG marks its transparent grey value."""
-    pixels = np.asarray(image)
-    # float32 is exact for 16 bits; 32-bit integers and floats can need more before the offset is taken off.
-    values: npt.NDArray[np.floating] = pixels.astype(np.float32 if pixels.dtype.itemsize == 2 else np.float64)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        values[values == transparent] = np.nan
-    return -values if _white_is_zero(image) else values
-
-
-def _stretched_to_range(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    """(H, W) numbers to (H, W) uint8, least to greatest finite value onto 0 to 255; 0 where there is no number."""
-    finite = np.isfinite(values)
-    low = values.min(where=finite, initial=np.inf)
-    high = values.max(where=finite, initial=-np.inf)
-    if not high > low:
-        return np.zeros(values.shape, np.uint8)
-    # Halved, because the range of extreme floats overflows although its ends do not.
-    scaled = (np.where(finite, values, low) / 2 - low / 2) / (high / 2 - low / 2)
-    eight_bit: npt.NDArray[np.uint8] = np.rint(scaled * 255).astype(np.uint8)
-    return eight_bit
-
-
-def _white_is_zero(image: Image.Image) -> bool:
-    # Pillow inverts such TIFF files itself when they have 8 bits, not when they have more.
-    return isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO

@@ -28,7 +28,17 @@ def in_words(job: Job, policy: Policy) -> list[Line]:
 def _network(job: Job) -> str:
     weights = job.backbone.weights
     where = f"sha256 {weights.sha256}" if weights.sha256 else f"{weights.name}"
-    return f"{job.backbone.name}, weights {where}, images of {job.size_px} pixels"
+    return f"{job.backbone.name}, weights {where}, images of {job.size_px} pixels{_looked_at(job)}"
+
+
+def _looked_at(job: Job) -> str:
+    """Window and slices, where a job chooses them."""
+    window, slices = job.image.window, job.image.slice_count
+    of_study = "" if slices == 1 else f", {slices or 'all'} slices of each study averaged"
+    if window is None:
+        return of_study
+    named = window if isinstance(window, str) else f"centre {window[0]:g}, width {window[1]:g}"
+    return f", seen in the window {named}{of_study}"
 
 
 def _trained(job: Job) -> str:
@@ -45,6 +55,14 @@ def _trained(job: Job) -> str:
 def _leaves(job: Job) -> str:
     if job.privacy.secure_aggregation:
         return "; ".join(_leaves_masked(job))
+    if job.noised_locally:
+        return "; ".join(
+            [
+                f"with noise: sums of all features, and the number of patients, {_size('describe', job)} once",
+                f"with noise: the last layer's weights, {_size('fit', job)} in each of {job.method.rounds} rounds",
+                "counts of right and wrong answers, score histograms and loss sums on test patients",
+            ]
+        )
     sent = [f"numbers of images and patients, and sums of all features, {_size('describe', job)}"]
     if ASKED_BY["statistics"](job):
         sent.append(f"sums of products of features, over all training images, {_size('statistics', job)} once")
@@ -56,6 +74,8 @@ def _leaves(job: Job) -> str:
     if ASKED_BY["own"](job):
         sent.append(f"a last layer trained here alone, {_size('own', job)} once")
     sent.append("how many validation images are how unlike the training images")
+    if ASKED_BY["groups"](job):
+        sent.append(f"{_by_groups(job)}, {_size('groups', job)} once")
     sent.append("counts of right and wrong answers, score histograms and loss sums on validation and test patients")
     return "; ".join(sent)
 
@@ -69,8 +89,13 @@ def _leaves_masked(job: Job) -> list[str]:
         "fit": f"the change of the weights in each of {job.method.rounds} rounds, with counts",
         "evaluate": "counts of right and wrong answers, score histograms and loss sums on validation and test patients",
         "distances": "how many validation images are how unlike the training images",
+        "groups": _by_groups(job),
         "centre": "with noise: sums of all features, and the number of patients",
         "noised-statistics": "with noise: bounded sums of products of features",
+        "noised-fit": (
+            f"with noise: the change of the last layer's weights in each of {job.method.rounds} rounds, and the number of "
+            "patients"
+        ),
         "gradient": f"with noise: the sum of the patients' bounded gradients in each of {job.method.rounds} rounds",
     }
     sizes = {name: 8 * layout_of(Question(name, part="test"), job, {}).length for name in asked}
@@ -80,12 +105,28 @@ def _leaves_masked(job: Job) -> list[str]:
     ]
 
 
+def _by_groups(job: Job) -> str:
+    names = ", ".join(name.replace("_", " ") for name in job.evaluation.groups)
+    return f"counts of right and wrong answers on test patients by {names}, small groups withheld"
+
+
 def _protection(job: Job) -> str:
-    have = []
+    have: list[str] = []
     if job.privacy.secure_aggregation:
         have.append("secure aggregation: the coordinator sees only sums over hospitals")
-    if (budget := job.privacy.differential_privacy) is not None:
+    budget = job.privacy.differential_privacy
+    if budget is not None and job.hospitals_protected:
+        return (
+            "TLS on the way. The coordinator SEES this hospital's own numbers, weights and counts, and must be trusted. It adds "
+            "noise to the mean over hospitals, so that others, and who reads the model, hardly learn whether this hospital took "
+            f"part: epsilon {budget.epsilon:g}, delta {budget.delta:g}, for a hospital as a whole, with {budget.hospitals} "
+            "hospitals. Nothing of it is added here, so it is not charged to this hospital's budget; counts of test patients "
+            "have no noise"
+        )
+    if budget is not None:
         noise = "each hospital adds all the noise" if budget.noise == "own" else "the hospitals share the noise"
+        if job.noised_locally:
+            noise = "all of the noise is added here, in training: nobody else has to be trusted"
         have.append(
             f"differential privacy for each patient in training: epsilon {budget.epsilon:g}, delta {budget.delta:g}, {noise}; "
             "counts of test patients have none"

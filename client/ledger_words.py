@@ -13,6 +13,7 @@ KINDS: Mapping[str, str] = {
     "evaluate": "Counts of how models of the coordinator did on validation or test patients.",
     "own": "A model trained on this hospital's patients alone, to be tested at the other hospitals.",
     "personalise": "Counts of how the common, the personalised and this hospital's own model did on its patients.",
+    "groups": "Counts of how the model did on test patients by sex or age band; small groups are withheld.",
     "keys": "Secure aggregation: this hospital's keys for one session. Random numbers.",
     "shares": "Secure aggregation: parts of this hospital's secrets, sealed for the other hospitals. Random numbers.",
     "masked": "This hospital's part of a sum, masked: only the sum over hospitals can be read. `purpose` says which sum.",

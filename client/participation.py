@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from client.groups import group_counts
 from client.local_state import LocalState
 from client.own_models import count_head, own_head, personal_head
 from client.preparation import Prepared
+from client.releases import Releases
 from client.statistics import projected, sums_of
 from client.training import Examples, seed_of, train_head
 from common.dp.gradient_descent import products_of
 from common.dp.per_patient import Patients, Products
+from common.groups import LEAST_PATIENTS
 from common.head import Float32, Head, Standardisation
 from common.metrics import SCORE_BINS, ClassificationCounts, Int64
 from common.model import Model, digest_of_arrays
@@ -38,8 +41,10 @@ class Fitted:
 class Participation:
     """The state of one job at one hospital from round to round."""
 
-    def __init__(self, prepared: Prepared, state: LocalState, hospital: str) -> None:
+    def __init__(self, prepared: Prepared, state: LocalState, hospital: str, releases: Releases | None = None) -> None:
+        """releases: what was told with noise; only a job whose hospitals add noise of their own needs it."""
         self.prepared = prepared
+        self.releases = releases or Releases(state.folder, prepared.job.job_id)
         self._job, self._state, self._hospital = prepared.job, state, hospital
         self._standardised: tuple[bytes, Mapping[str, Examples]] | None = None
         self._own: tuple[bytes, Head] | None = None
@@ -112,6 +117,16 @@ class Participation:
             self._personal = (key, head)
         counts = self.count([model.head, self._personal[1]], model.tuned, standardisation, part, number)
         return [*counts, self._count(self.own(standardisation), self._parts(standardisation)[part], part)]
+
+    def count_groups(self, model: Model, standardisation: Standardisation, number: int) -> Int64:
+        """Confusion matrices (G, C, C) of a model by group of test patients; round `number` tuned it."""
+        examples = self._tuned_examples(model.tuned, standardisation, "test", number)
+        probabilities, suppression = model.head.probabilities(examples.features), self.prepared.suppression
+        times, base = np.ones(len(examples), np.int64), 1
+        if suppression is not None:
+            times, base = suppression.times(probabilities, examples.labels, "test"), suppression.base
+        records, least = self.prepared.records.of("test"), max(LEAST_PATIENTS, base)
+        return group_counts(probabilities, records, self._job.evaluation.groups, times, least)
 
     @functools.cached_property
     def patients(self) -> Patients:

@@ -6,7 +6,7 @@ which says what was asked, what is allowed and by which key, goes to the hospita
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -14,6 +14,7 @@ from client.approvals import Approvals
 from common.backbones import BACKBONES
 from common.config_file import Section, unknown
 from common.errors import Refusal, RefusalCode
+from common.groups import Attribute
 from common.job import Job
 from common.methods import METHODS
 from common.packed import AnyArray
@@ -39,6 +40,7 @@ class Policy(Section):
     allow_backbones: tuple[str, ...] | None = None
     allow_tuning: tuple[Part, ...] = ("head",)
     allow_methods: tuple[str, ...] | None = None
+    allow_groups: tuple[Attribute, ...] = ()
     require_secure_aggregation: bool = False
     min_hospitals_in_sum: Annotated[int, Field(ge=2, le=255)] = 2
     max_epsilon: Annotated[float, Field(gt=0.0)] | None = None
@@ -77,7 +79,12 @@ class Policy(Section):
 
 
 OF_SIMULATIONS = Policy(
-    approve="auto", allow_tuning=PARTS_TUNED, max_rounds=None, max_payload_mb=None, max_delta=1.0 - 1e-9
+    approve="auto",
+    allow_tuning=PARTS_TUNED,
+    allow_groups=get_args(Attribute),
+    max_rounds=None,
+    max_payload_mb=None,
+    max_delta=1.0 - 1e-9,
 )
 """Allows everything: simulated hospitals have nobody to protect, and no person to ask."""
 
@@ -111,6 +118,10 @@ def require_policy(policy: Policy, job: Job) -> None:
         )
     if job.tune.part not in policy.allow_tuning:
         against.append(f"it tunes '{job.tune.part}'; policy.allow_tuning has: {_listed(policy.allow_tuning)}")
+    if told := [name for name in job.evaluation.groups if name not in policy.allow_groups]:
+        against.append(
+            f"it asks for test counts by {', '.join(told)}; policy.allow_groups has: {_listed(policy.allow_groups)}"
+        )
     for method in _methods(job):
         if policy.allow_methods is not None and method not in policy.allow_methods:
             against.append(
@@ -132,6 +143,12 @@ def _against_budget(policy: Policy, job: Job) -> list[str]:
         limited = [name for name in ("max_epsilon", "max_epsilon_total") if getattr(policy, name) is not None]
         return [f"it has no differential privacy, and policy.{limited[0]} limits epsilon"] if limited else []
     against = []
+    limited = [name for name in ("max_epsilon", "max_epsilon_total") if getattr(policy, name) is not None]
+    if job.hospitals_protected and limited:
+        return [
+            "the coordinator sees this hospital's updates and adds the noise afterwards, and "
+            f"policy.{limited[0]} is for noise that is added here"
+        ]
     if limit is not None and budget.epsilon > limit:
         against.append(f"it spends epsilon {budget.epsilon:g}; policy.max_epsilon is {limit:g}")
     if budget.delta > policy.max_delta:
@@ -149,7 +166,7 @@ def require_budget(policy: Policy, job: Job, spent: Callable[[str | None], float
         Refusal: `budget-spent`.
     """
     budget, limit = job.privacy.differential_privacy, policy.max_epsilon_total
-    if budget is None:
+    if budget is None or job.hospitals_protected:  # the noise of hospitals as units is not added here
         return 0.0
     owed = max(0.0, budget.epsilon - (spent(job.job_id) if spent else 0.0))
     if limit is None:

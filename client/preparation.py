@@ -61,7 +61,7 @@ def prepare(job: Job, file: HospitalFile) -> Prepared:
         Refusal: the backbone is another than the hospital's policy allows, or there are too few training images for it.
         DataError, WeightsError, ConfigError, MemoryError: as the steps it takes.
     """
-    records = assign(read_rows(file.data.source), job)
+    records = assign(read_rows(file.data.source, file.key_folder), job)
     extractor = _extractor(job, file)
     backbone = extractor.backbone
     require_backbone(file.policy, job, backbone.digest)

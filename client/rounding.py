@@ -6,6 +6,7 @@ Letters: N examples, C classes, B = `SCORE_BINS`.
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from common.metrics import (
     CALIBRATION_BINS,
@@ -52,13 +53,29 @@ def rounded_counts(probabilities: Float64, labels: Int64, told: Mapping[int, Int
     return counts
 
 
+def told_images(probabilities: Float64, labels: Int64, told: Mapping[int, Int64]) -> npt.NDArray[np.bool_]:
+    """Which images (N,) the confusion matrix of `rounded_counts` is made of; of images in one place the first ones come first."""
+    predicted = probabilities.argmax(axis=1)
+    top = np.take_along_axis(score_bin(probabilities), predicted[:, None], axis=1)[:, 0]
+    places = _places(predicted, top)
+    found = np.zeros(len(labels), bool)
+    for label, ranks in told.items():
+        rows = np.flatnonzero(labels == label)
+        found[rows[np.argsort(places[rows], kind="stable")][ranks - 1]] = True
+    return found
+
+
 def _by_prediction(predicted: Int64, top: Int64, classes: int) -> Int64:
-    """Examples of one class by predicted class and bin of the confidence in it (C x B,).
+    """Examples of one class by predicted class and bin of the confidence in it (C x B,)."""
+    return np.asarray(np.bincount(_places(predicted, top), minlength=classes * SCORE_BINS), np.int64)
+
+
+def _places(predicted: Int64, top: Int64) -> Int64:
+    """Where examples (N,) are in the order by predicted class and confidence in it.
 
     Confidence in the first class falls along the order: with two classes the score of the second rises all the way.
     """
-    places = np.where(predicted == 0, SCORE_BINS - 1 - top, predicted * SCORE_BINS + top)
-    return np.asarray(np.bincount(places, minlength=classes * SCORE_BINS), np.int64)
+    return np.where(predicted == 0, SCORE_BINS - 1 - top, predicted * SCORE_BINS + top)
 
 
 def _add_calibration(counts: ClassificationCounts, correct: Int64, wrong: Int64) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from client.noised_training import head_in, noised_centre, noised_fit, noised_number, standardisation_in
 from client.participation import Participation
 from common.dp.gradient_descent import clipped_gradient_sum
 from common.dp.noise import noised
 from common.dp.noisy_sums import bounded_sums
 from common.dp.private_features import centre_sums
-from common.errors import Refusal, RefusalCode
-from common.head import Float64, Standardisation
+from common.head import Float64
 from common.messages import (
     pack_counts,
     unpack_below,
@@ -34,8 +34,6 @@ from common.unlike import UNLIKE, Spread
 
 log = logging.getLogger(__name__)
 
-_MOST_WEIGHT, _LEAST_SCALE = 1e6, 1e-3
-
 Arrays = Mapping[str, AnyArray]
 
 
@@ -46,6 +44,8 @@ def summand(part: Participation, question: Question, request: Packed, terms: Ter
         SecureSumError: the update is too large.
         Refusal: `bad-request`, in a private job, for numbers with which a sum could overflow.
     """
+    if part.prepared.job.noised_locally and question.kind in _OWN_NOISE:
+        return _OWN_NOISE[question.kind](part, request)
     if question.kind in _NOISED:
         scale = noise_scale(part.prepared.job, question, terms.threshold)
         return {"units": noised(_NOISED[question.kind](part, request), scale)}
@@ -101,6 +101,11 @@ def _distances(part: Participation, question: Question, request: Packed) -> Arra
     return {"distances": part.distances(Spread.from_arrays(unpack_named(UNLIKE, request.arrays)))}
 
 
+def _groups(part: Participation, question: Question, request: Packed) -> Arrays:
+    model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
+    return {"confusion": part.count_groups(model, standardisation, question.number)}
+
+
 def tell_own(counts: ClassificationCounts, number: int) -> None:
     """This hospital's own metrics, which nobody else learns, as a line of its log."""
     found = derive(counts)
@@ -114,30 +119,34 @@ def _centre(part: Participation, request: Packed) -> Float64:  # noqa: ARG001
 
 
 def _bounded_statistics(part: Participation, request: Packed) -> Float64:
-    features, labels = part.projected(_standardisation(request))
+    features, labels = part.projected(standardisation_in(request))
     return bounded_sums(features, labels, part.prepared.job.num_classes, part.patients)
 
 
 def _gradient(part: Participation, request: Packed) -> Float64:
-    standardisation = _standardisation(request)
-    head = unpack_model(request.arrays).head
-    if max(np.abs(head.weight).max(), np.abs(head.bias).max()) > _MOST_WEIGHT:
-        raise _untame(f"weights of at most {_MOST_WEIGHT:g} in size")
+    standardisation, head = standardisation_in(request), head_in(request)
     train = part.standardised(standardisation)
     clip = part.prepared.job.method.descent.clip
     return clipped_gradient_sum(head, train.features, train.labels, part.products(standardisation), clip)
 
 
-def _standardisation(request: Packed) -> Standardisation:
-    found = unpack_standardisation(request.arrays)
-    if found.scale.min() < _LEAST_SCALE or np.abs(found.mean).max() > 1.0:
-        raise _untame(f"a mean of at most 1 and a scale of at least {_LEAST_SCALE:g}")
-    return found
+def _own_centre(part: Participation, request: Packed) -> Arrays:  # noqa: ARG001
+    return {"units": noised_centre(part)}
 
 
-def _untame(wanted: str) -> Refusal:
-    # Whether a number overflows would depend on single patients, and a refusal has no noise.
-    return Refusal(RefusalCode.BAD_REQUEST, f"in a private job the coordinator sends {wanted}, got other numbers")
+def _own_fit(part: Participation, request: Packed) -> Arrays:
+    before = unpack_model(request.arrays).head
+    after, patients = noised_fit(part, request), noised_number(part)
+    # A reader of the sum divides by the sum of the numbers.
+    changes = {
+        "weight": after.weight.astype(np.float64) - before.weight,
+        "bias": after.bias.astype(np.float64) - before.bias,
+    }
+    within_norm(changes, part.prepared.job.guard.max_update_norm)
+    return {
+        **{name: change * patients for name, change in changes.items()},
+        "patients": np.array(patients, np.int64),
+    }
 
 
 _EXACT: Mapping[str, Callable[[Participation, Question, Packed], Arrays]] = {
@@ -146,9 +155,12 @@ _EXACT: Mapping[str, Callable[[Participation, Question, Packed], Arrays]] = {
     "fit": _fit,
     "evaluate": _evaluate,
     "distances": _distances,
+    "groups": _groups,
 }
 _NOISED: Mapping[str, Callable[[Participation, Packed], Float64]] = {
     "centre": _centre,
     "noised-statistics": _bounded_statistics,
     "gradient": _gradient,
 }
+_OWN_NOISE: Mapping[str, Callable[[Participation, Packed], Arrays]] = {"centre": _own_centre, "noised-fit": _own_fit}
+"""Of a job whose hospitals train with noise of their own: noised once and kept, whoever asks how often."""

@@ -46,7 +46,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.records import Record
-from client.rounding import rounded, rounded_counts
+from client.rounding import rounded, rounded_counts, told_images
 from common.artifact import write_atomically
 from common.errors import DataError
 from common.messages import Description
@@ -115,6 +115,11 @@ class Suppression:
                 for label, row in enumerate(counts)
             ]
         )
+
+    def times(self, probabilities: Float64, labels: Int64, part: str) -> Int64:
+        """How often each image (N,) is told in the confusion matrix of `count`: the base, or 0."""
+        told = self._told(np.bincount(labels, minlength=len(self.classes)), part)
+        return self.base * told_images(probabilities, labels, told).astype(np.int64)
 
     def _told(self, examples: Int64, part: str) -> dict[int, Int64]:
         """The ranks that are told, by class that has any of its `examples` (C,)."""

@@ -3,6 +3,7 @@
     ConsiliumError            exit code 1
     ├── ConfigError           2  a job file, a hospital file or an option is wrong
     ├── DataError             3  images, manifests or feature caches are not usable
+    │   └── NotDeliveredError    a PACS is there, and does not deliver what was asked for
     ├── WeightsError          4  backbone weights cannot be had or are not the ones named
     ├── ArtifactError         5  a model file is not one of ours, or is damaged
     ├── FederationError       6  the run could not go on (quorum lost, no usable update)
@@ -34,6 +35,10 @@ class DataError(ConsiliumError):
     """Images, manifests or caches are not usable."""
 
     exit_code = 3
+
+
+class NotDeliveredError(DataError):
+    """A PACS is there, and does not deliver what was asked for; other images may be had."""
 
 
 class WeightsError(ConsiliumError):

@@ -18,6 +18,7 @@ MESSAGE_TYPES = {
     "distances": "evaluate.distances",
     "own": "train.own",
     "personalise": "train.personalise",
+    "groups": "evaluate.groups",
     "keys": "train.keys",
     "shares": "train.shares",
     "masked": "train.masked",

@@ -19,6 +19,9 @@ from common.config_file import Section, load_yaml, parse, unknown
 from common.errors import ConfigError
 from common.feature_choice import Features as Features
 from common.feature_choice import fill_features
+from common.groups import Attribute
+from common.image_choice import MIDDLE
+from common.image_choice import Image as Image
 from common.method_choice import Method as Method
 from common.methods import DEFAULT as DEFAULT_METHOD
 from common.methods import Count, Fraction, Positive
@@ -33,24 +36,13 @@ SELECTABLE: tuple[str, ...] = get_args(Selectable)
 _CLASS_NAME = re.compile(r"\w[\w .+/-]{0,63}")
 
 
-class Image(Section):
-    """How an image becomes network input.
-
-    `size` is the side in pixels (the backbone's own by default). `fit` is how an image becomes square: `pad` adds black
-    borders, so that nothing is lost or squashed; `crop` scales the shorter side to 8/7 of `size` and cuts the centre
-    (the ImageNet recipe); `stretch` changes the aspect.
-    """
-
-    size: Annotated[int, Field(ge=32, le=1024)] | None = None
-    fit: Literal["crop", "pad", "stretch"] = "pad"
-
-
 class Evaluation(Section):
     """Parts of the data (fractions of patients) and the validation metric by which the best round is chosen.
 
     cross_site: every hospital also sends a head of its own examples alone, and every head is counted at every hospital.
     operating_point: the rule by which the probability is chosen from which on a class is said to be there; null: the most
     probable class is said. Left out of the job's text where there is none, so that jobs without one keep their ids.
+    groups: by which columns of the manifest the test counts of the model are told apart (`common/groups.py`).
     """
 
     test_fraction: Fraction = 0.2
@@ -63,6 +55,15 @@ class Evaluation(Section):
     def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
         return {name: value for name, value in found.items() if name != "operating_point" or value is not None}
+
+    groups: tuple[Attribute, ...] = ()
+
+    @field_validator("groups")
+    @classmethod
+    def _each_once(cls, names: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"each attribute once, got twice: {', '.join(repeated)}")
+        return names
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:
@@ -168,6 +169,24 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def _image_fits(self) -> Self:
+        if (
+            isinstance(self.image.window, str)
+            and self.modality != OTHER
+            and "CT" not in MODALITIES[self.modality].dicom
+        ):
+            raise ValueError(
+                f"image.window: the presets are in Hounsfield units, so for CT; for modality {self.modality} write "
+                "[centre, width] in its own units, or leave it out: each file's own window is taken"
+            )
+        if self.tune.deep and self.image.slices != MIDDLE:
+            raise ValueError(
+                f"image.slices: the features of several slices are averaged after the frozen network, so {self.image.slices} "
+                "goes with tune: head; for tune: last-blocks or full write slices: middle"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tuning_is_iterative(self) -> Self:
         if self.tune.deep and not self.method.iterative:
             raise ValueError(
@@ -239,6 +258,17 @@ class Job(Section):
     def private(self) -> bool:
         """Whether the model is trained with differential privacy. Its features are then scaled to norm 1, stage by stage."""
         return self.privacy.differential_privacy is not None
+
+    @property
+    def hospitals_protected(self) -> bool:
+        """Whether the noise is the coordinator's, and protects that a whole hospital took part."""
+        budget = self.privacy.differential_privacy
+        return budget is not None and budget.unit == "hospital"
+
+    @property
+    def noised_locally(self) -> bool:
+        """Whether each hospital trains with all the noise that its patients need (DP-SGD)."""
+        return self.private and not self.hospitals_protected and self.method.iterative
 
     @property
     def num_classes(self) -> int:

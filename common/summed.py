@@ -7,9 +7,11 @@
 | fit               | the change of the model x examples; examples; loss; counts of the model that it was sent |
 | evaluate          | counts of some heads                                                                     |
 | distances         | validation images by class and distance from the training images                         |
+| groups            | confusion matrices of the model by group of patients                                     |
 | centre            | sums of patients' features and the number of patients, noised (`common.dp`)              |
 | noised-statistics | the bounded sums of the closed form, noised                                              |
 | gradient          | the sum of patients' clipped gradients, noised                                           |
+| noised-fit        | the change of the head by training with noise x its noised number of patients; that number |
 
 Letters as in `common/wire.py`.
 """
@@ -42,8 +44,9 @@ HIGH_BITS, LOW_BITS = 20, 60
 LOW = "-low"
 """After the name of an array that is what another one rounds away."""
 
-_ROUND = ("fit", "gradient")
+_ROUND = ("fit", "gradient", "noised-fit")
 _EVALUATE = re.compile(rf"evaluate:({'|'.join(EVALUATED_PARTS)}):(\d{{1,5}}):(\d{{1,3}}):([0-9a-f]{{16}})")
+_GROUPS = re.compile(r"groups:(\d{1,5})")
 _OF_ROUND = re.compile(rf"({'|'.join(_ROUND)}):(\d{{1,5}})")
 
 
@@ -81,6 +84,9 @@ class Question:
         if kind == "evaluate" and (found := _EVALUATE.fullmatch(purpose)):
             question = cls(kind, int(found[2]), found[1], int(found[3]), digest)
             right = 1 <= question.heads <= MAX_HEADS and 0 <= question.number <= job.method.rounds
+        elif kind == "groups" and (found := _GROUPS.fullmatch(purpose)):
+            question = cls(kind, int(found[1]), digest=digest)
+            right = 0 <= question.number <= job.method.rounds
         elif kind in _ROUND and (found := _OF_ROUND.fullmatch(purpose)):
             question = cls(kind, int(found[2]), digest=digest)
             right = 1 <= question.number <= job.method.rounds
@@ -95,7 +101,7 @@ class Question:
         """As in the terms of a session."""
         if self.kind == "evaluate":
             return f"evaluate:{self.part}:{self.number}:{self.heads}:{self.digest[:16]}"
-        return f"{self.kind}:{self.number}" if self.kind in _ROUND else self.kind
+        return f"{self.kind}:{self.number}" if self.kind in (*_ROUND, "groups") else self.kind
 
 
 def question_digest(request: Packed) -> str:
@@ -125,10 +131,14 @@ def layout_of(question: Question, job: Job, tuned: Shapes) -> Layout:
             trained = {"weight": (classes, features), "bias": (classes,), **_tuned(tuned)}
             slots = [_real(name, *shape) for name, shape in trained.items()]
             slots += [_real("loss"), *_counts({"examples": (), "loss-examples": ()}), *_of_heads(1, classes)]
+        case "noised-fit":
+            slots = [_real("weight", classes, features), _real("bias", classes), *_counts({"patients": ()})]
         case "evaluate":
             slots = _of_heads(question.heads, classes)
         case "distances":
             slots = _counts({"distances": (classes, SCORE_BINS)})
+        case "groups":
+            slots = _counts({"confusion": (dims["G"], classes, classes)})
         case "centre":
             slots = _counts({"units": (features + 1,)})
         case "noised-statistics":

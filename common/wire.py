@@ -4,13 +4,14 @@ A message is `Packed`: named arrays and named plain fields. Its schema says whic
 hospital checks every reply against the schema before it leaves, the coordinator checks it again before it is used; both
 with `problem_with`. How a message travels (Flower records, gRPC) is not known here.
 
-Shape letters: C classes, D features, M heads, B score bins, K calibration bins; S sums per class (the features, or
-their projection, and the constant 1), T = S (S + 1) / 2; R directions of the training images' spread, V = R + 1; of a
-session of secure aggregation P participants, L numbers of the vector.
+Shape letters: C classes, D features, M heads, G groups of patients, B score bins, K calibration bins; S sums per class (the
+features, or their projection, and the constant 1), T = S (S + 1) / 2; R directions of the training images' spread, V = R + 1; of
+a session of secure aggregation P participants, L numbers of the vector.
 """
 
 from collections.abc import Callable, Mapping
 
+from common.groups import group_names
 from common.job import Job
 from common.metrics import CALIBRATION_BINS, SCORE_BINS
 from common.model import TUNED
@@ -72,6 +73,7 @@ REQUESTS: Mapping[str, Schema] = {
     "distances": Schema({**_SPREAD}, _ABOUT),
     "own": Schema({**_STANDARDISATION}, _ABOUT),
     "personalise": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
+    "groups": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "round": int}),
     **{kind: Schema(one.arrays, {**_ABOUT, **one.fields}) for kind, one in PHASE_REQUESTS.items()},
 }
 """What a coordinator may ask; `request_schema` adds the arrays that the job tunes, and to `masked` the question itself."""
@@ -82,9 +84,11 @@ SUMMED: Mapping[str, Schema] = {
     "fit": REQUESTS["fit"],
     "evaluate": REQUESTS["evaluate"],
     "distances": REQUESTS["distances"],
+    "groups": REQUESTS["groups"],
     "centre": Schema({}, _ABOUT),
     "noised-statistics": REQUESTS["statistics"],
     "gradient": REQUESTS["fit"],
+    "noised-fit": REQUESTS["fit"],
 }
 """Questions whose answers leave a hospital masked, as parts of a sum (`common/summed.py`): the question is in `masked`."""
 
@@ -118,6 +122,7 @@ REPLIES: Mapping[str, Schema] = {
     "distances": Schema({"distances": ArraySpec("int32", ("C", "B"))}, _IDENTITY),
     "own": Schema({**_HEAD}, {**_IDENTITY, "examples": int}),
     "personalise": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
+    "groups": Schema({"confusion": ArraySpec("int32", ("G", "C", "C"))}, {**_IDENTITY, "round": int}),
     **{kind: Schema(one.arrays, {**_IDENTITY, **one.fields}) for kind, one in PHASE_REPLIES.items()},
 }
 """The whole list of what may leave a hospital, apart from `REFUSAL` and the arrays that `reply_schema` adds for jobs that
@@ -128,15 +133,22 @@ Under secure aggregation nothing else leaves than the phases, what `describe` sa
 _SPACE = Schema({}, {**_IDENTITY, "backbone-digest": str, "tuned-digest": str}, {"hospital": str})
 """The reply to `describe` under secure aggregation: no number of this hospital."""
 
+_NOISED_LOCALLY: Mapping[str, Schema] = {
+    "describe": Schema({"centre": ArraySpec("float64", ("S",))}, _SPACE.fields, _SPACE.optional),
+    "fit": Schema({**_HEAD}, {**_IDENTITY, "round": int}),
+}
+"""The replies of a hospital that trains with noise of its own: sums with noise, heads with noise, and no exact number."""
+
 ASKED_BY: Mapping[str, Callable[[Job], bool]] = {
     "describe": lambda _: True,
     "initial": lambda job: job.tune.deep,
     "statistics": lambda job: job.method.analytic and not job.privacy.secure_aggregation,
     "fit": lambda job: job.method.iterative and not job.privacy.secure_aggregation,
     "evaluate": lambda job: not job.privacy.secure_aggregation,
-    "distances": lambda job: not job.privacy.secure_aggregation,
+    "distances": lambda job: not job.privacy.secure_aggregation and not job.private,
     "own": lambda job: job.evaluation.cross_site,
     "personalise": lambda job: job.personalisation is not None,
+    "groups": lambda job: bool(job.evaluation.groups) and not job.privacy.secure_aggregation,
     **dict.fromkeys(PHASE_REQUESTS, lambda job: job.privacy.secure_aggregation),
 }
 """Which jobs a kind of request belongs to: a hospital answers what it has approved, and nothing else."""
@@ -144,16 +156,18 @@ ASKED_BY: Mapping[str, Callable[[Job], bool]] = {
 SUMMED_BY: Mapping[str, Callable[[Job], bool]] = {
     "holdings": lambda job: not job.private,
     "statistics": lambda job: job.method.analytic and not job.private,
-    "fit": lambda job: job.method.iterative,
+    "fit": lambda job: job.method.iterative and not job.private,
     "evaluate": lambda _: True,
     "distances": lambda job: not job.private,
+    "groups": lambda job: bool(job.evaluation.groups),
     "centre": lambda job: job.private,
     "noised-statistics": lambda job: job.method.analytic and job.private,
     "gradient": lambda job: job.method.noised_gradients,
+    "noised-fit": lambda job: job.noised_locally,
 }
 """Which jobs with secure aggregation a question of `SUMMED` belongs to."""
 
-_CARRY_TUNED = {"requests": ("fit", "evaluate", "personalise"), "replies": ("initial", "fit")}
+_CARRY_TUNED = {"requests": ("fit", "evaluate", "personalise", "groups"), "replies": ("initial", "fit")}
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of the backbone's arrays that a job tunes, by name; empty for `tune: head`."""
 
@@ -169,7 +183,11 @@ def request_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
 
 def reply_schema(kind: str, job: Job, tuned: Shapes) -> Schema:
     """Exactly what a reply of a kind holds for this job."""
-    schema = _SPACE if kind == "describe" and job.privacy.secure_aggregation else REPLIES[kind]
+    schema = REPLIES[kind]
+    if kind == "describe" and job.privacy.secure_aggregation:
+        schema = _SPACE
+    elif job.noised_locally:
+        schema = _NOISED_LOCALLY.get(kind, schema)
     arrays = {**schema.arrays, **(_tuned(tuned) if kind in _CARRY_TUNED["replies"] else {})}
     fields = dict(schema.fields)
     if kind == "fit" and job.method.counts_steps:
@@ -189,5 +207,6 @@ def dimensions(job: Job, heads: int = 1) -> dict[str, int]:
     """The value of each shape letter."""
     sums = (job.method.projection or job.num_features) + 1
     letters = {"C": job.num_classes, "D": job.num_features, "M": heads, "B": SCORE_BINS, "K": CALIBRATION_BINS}
+    letters["G"] = len(group_names(job.evaluation.groups))
     directions = directions_of(job.num_features, job.sums_of_all_features)
     return {**letters, "S": sums, "T": sums * (sums + 1) // 2, "R": directions, "V": directions + 1}

@@ -200,8 +200,8 @@ def _data(patient: Patient) -> Iterator[Finding]:
     from client.records import read_rows
 
     source = patient.file.data.source
-    rows = read_rows(source)
-    gone = [row for row in rows if not row.path.is_file()]
+    rows = read_rows(source, patient.file.key_folder)
+    gone = [row for row in rows if not row.path.exists()]
     if gone:
         yield error("data", f"{len(gone)} of {len(rows)} images in {source} are not there", f"consilium check {source}")
     else:
@@ -226,7 +226,7 @@ def _job(patient: Patient) -> Iterator[Finding]:
     backbone = shared_backbone(job.backbone, patient.file.weights_dir)
     require_backbone(patient.file.policy, job, backbone.digest)
     yield ok("weights", f"{job.backbone.name}, digest {backbone.digest}")
-    records = assign(read_rows(patient.file.data.source), job)
+    records = assign(read_rows(patient.file.data.source, patient.file.key_folder), job)
     try:
         require_enough(patient.file.policy, job, records)
     except Refusal as refusal:

@@ -48,11 +48,16 @@ def new_folder(federation: Federation, job: Job) -> Path:
 def start(flower: Flower, folder: Path, roster: Path, resume: bool = False) -> int:
     """Start the run of a folder, or go on with it from its last checkpoint; returns Flower's run id.
 
+    The run gets a copy of the roster into its folder: in containers, that is all it sees of the federation's.
+
     Raises:
         FederationError: Flower did not start it.
     """
     (folder / FAILURE).unlink(missing_ok=True)
-    config = {**_DEFAULTS, "job": str(folder / JOB), "out": str(folder), "resume": resume, "roster": str(roster)}
+    config = {**_DEFAULTS, "job": str(folder / JOB), "out": str(folder), "resume": resume}
+    if roster.is_file():
+        write_atomically(folder / roster.name, roster.read_bytes())
+        config["roster"] = str(folder / roster.name)
     write_atomically(folder / CONFIG, toml(config))
     with tempfile.TemporaryDirectory(prefix="consilium-") as temporary:
         write_app(Path(temporary) / "app", _DEFAULTS, courier_only=True)

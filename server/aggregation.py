@@ -60,6 +60,14 @@ class Counted:
     dropped: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Grouped:
+    """Confusion matrices (G, C, C) of the model by group of test patients; pooled is None where nobody answered, or was asked."""
+
+    pooled: Int64 | None = None
+    hospitals: Mapping[str, Int64] = field(default_factory=dict)
+
+
 class Aggregation(Protocol):
     """The questions of a run."""
 
@@ -73,14 +81,26 @@ class Aggregation(Protocol):
     def sums(self) -> tuple[Sums | None, Told]:
         """The sums for the closed-form head, None if nobody sent usable ones."""
 
-    def fit(self, model: Model, number: int, corrections: Mapping[str, NamedArrays]) -> Fitted:
-        """One round of local training from a model; corrections: by hospital, added to its gradients (scaffold)."""
+    def fit(
+        self,
+        model: Model,
+        number: int,
+        corrections: Mapping[str, NamedArrays],
+        nodes: Mapping[int, str] | None = None,
+    ) -> Fitted:
+        """One round of local training from a model; corrections: by hospital, added to its gradients (scaffold).
+
+        nodes: who is asked, where it is not everyone; only where single answers are seen.
+        """
 
     def count_heads(self, heads: Sequence[Head], part: str, number: int, tuned: Mapping[str, Float32]) -> Counted:
         """Counts of heads on one part of the data; number: the round that made them, tuned: the arrays below them."""
 
     def distances(self, spread: Spread) -> Int64 | None:
         """Validation images by bin of their distance from the training images (B,), None if nobody told."""
+
+    def count_groups(self, model: Model, number: int) -> Grouped:
+        """Counts of a model, made by round `number`, by group of test patients."""
 
     def built_on(self) -> None:
         """A checkpoint was built on all that was told: it need not be kept for a run that goes on."""
@@ -106,19 +126,28 @@ class SingleAnswers:
         asked = answers.asked
         return total, Told(list(answers.good), answers.dropped, asked.bytes_down, asked.bytes_up)
 
-    def fit(self, model: Model, number: int, corrections: Mapping[str, NamedArrays]) -> Fitted:
+    def fit(
+        self,
+        model: Model,
+        number: int,
+        corrections: Mapping[str, NamedArrays],
+        nodes: Mapping[int, str] | None = None,
+    ) -> Fitted:
         """As `Aggregation`; an update for each hospital."""
         own = {
             hospital: {f"{CORRECTION}{name}": array for name, array in arrays.items()}
             for hospital, arrays in corrections.items()
         }
-        answers = self.questions.ask("fit", model.arrays(), {"round": number}, number, start=model, own=own)
+        answers = self.questions.ask(
+            "fit", model.arrays(), {"round": number}, number, start=model, own=own, nodes=nodes
+        )
         replies, asked = list(answers.good.values()), answers.asked
-        updates = [_update(name, reply) for name, reply in answers.good.items()]
+        noised = {member.name: member.patients for member in self.questions.members.members}
+        updates = [_update(name, reply, noised[name]) for name, reply in answers.good.items()]
         return Fitted(
             told=Told(sorted(answers.good), answers.dropped, asked.bytes_down, asked.bytes_up),
             updates=updates,
-            counts=pooled([unpack_counts(reply.arrays)[0] for reply in replies]),
+            counts=pooled([unpack_counts(reply.arrays)[0] for reply in replies if "losses" in reply.arrays]),
             train_loss=_train_loss(replies),
             norms={update.hospital: update.model.distance(model) for update in updates},
         )
@@ -136,14 +165,20 @@ class SingleAnswers:
         found = [reply.arrays["distances"].astype(np.int64).sum(axis=0) for reply in told.good.values()]
         return np.asarray(sum(found), np.int64) if found else None
 
+    def count_groups(self, model: Model, number: int) -> Grouped:
+        """As `Aggregation`; by hospital, too."""
+        told = self.questions.ask("groups", model.arrays(), {"round": number}, number)
+        found = {name: reply.arrays["confusion"].astype(np.int64) for name, reply in told.good.items()}
+        return Grouped(np.sum(list(found.values()), axis=0) if found else None, found)
+
     def built_on(self) -> None:
         """As `Aggregation`; nothing is kept, since all can be asked again."""
 
 
-def _update(hospital: str, reply: Packed) -> Update:
-    """The update in a reply that has passed the guard."""
-    steps = int(reply.fields.get("steps", 1))
-    return Update(hospital, unpack_model(reply.arrays), int(reply.fields["examples"]), steps)
+def _update(hospital: str, reply: Packed, patients: int) -> Update:
+    """The update in a reply that has passed the guard; it weighs by its examples, or by its noised number of patients."""
+    steps, examples = int(reply.fields.get("steps", 1)), int(reply.fields.get("examples", patients))
+    return Update(hospital, unpack_model(reply.arrays), examples, steps)
 
 
 def _train_loss(replies: Sequence[Packed]) -> float | None:

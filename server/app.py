@@ -10,7 +10,7 @@ Run config (flwr run . --run-config "..."):
 
 In deployments the working directory of this process is chosen by Flower: give `out` as an absolute path.
 
-The run directory ends with summary.json and a report, or with failure.json, which says why there are none.
+The run directory ends with summary.json, a report and a model card, or with failure.json, which says why there are none.
 """
 
 import logging
@@ -24,6 +24,7 @@ from common.errors import ConfigError
 from common.job import Job, load_job
 from common.secure_sum.roster import parse_roster
 from server.exchange import Exchange
+from server.model_card import CARD, write_card
 from server.recorder import Recorder
 from server.report import REPORT, write_report
 from server.rounds import Hooks, Secrecy, run_job
@@ -55,6 +56,8 @@ def main(grid: Grid, context: Context) -> None:
             recorder.finish(run_job(job, exchange, hooks, recorder.checkpoint, secrecy))
             with recorder.writing(REPORT):
                 report = write_report(folder)
+            with recorder.writing(CARD):
+                write_card(folder)
         except BaseException as error:
             note_failure(folder, error)
             raise

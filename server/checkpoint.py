@@ -30,7 +30,7 @@ class Round:
     of the training examples, as met in the last local epoch; None where there are no epochs. update_norms: how far each
     hospital moved the model; empty where sums were sent. dropped: neutral reason by hospital. outside: hospitals that are
     connected and do not take part, with the reason. validation: of the head the round made, pooled over the hospitals that
-    judged it; None until they have, or if none did.
+    judged it; None until they have, or if none did. epsilon: what a private job has spent with and up to this round.
     """
 
     number: int
@@ -44,6 +44,7 @@ class Round:
     bytes_up: int
     seconds: float
     validation: Metrics | None = None
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True)

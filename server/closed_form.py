@@ -51,13 +51,15 @@ def closed_form(
     found = candidates(asking.questions.job, total)
     tuned = pretrained or {}
     best, metrics = _choose(asking, found, tuned)
-    temperature, calibrated = _calibrate(asking, best.head, tuned)
+    temperature, before, calibrated = _calibrate(asking, best.head, tuned)
     choice = {
         "candidates": len(found),
         "stages": best.stages,
         "ridge": best.strength,
         "class_weights": "balanced" if best.balanced else "none",
         "temperature": temperature,
+        "ece_before": before.ece if before else None,
+        "ece_after": calibrated.ece if calibrated else None,
     }
     head = divided(best.head, temperature)
     return ClosedForm(head, calibrated or metrics, told, choice, time.perf_counter() - start, total)
@@ -89,14 +91,16 @@ def _choose(
     return found[best], metrics[best]
 
 
-def _calibrate(asking: Aggregation, head: Head, tuned: Mapping[str, Float32]) -> tuple[float, Metrics | None]:
-    """The temperature that fits the validation patients, and the metrics with it."""
+def _calibrate(
+    asking: Aggregation, head: Head, tuned: Mapping[str, Float32]
+) -> tuple[float, Metrics | None, Metrics | None]:
+    """The temperature that fits the validation patients, and the metrics without and with it."""
     counts = _validation(asking, [divided(head, temperature) for temperature in TEMPERATURES], tuned)
     if counts is None or not counts[0].n:
-        return 1.0, None
+        return 1.0, None, None
     metrics = [derive(one) for one in counts]
     best = best_temperature(metrics)
-    return TEMPERATURES[best], metrics[best]
+    return TEMPERATURES[best], metrics[TEMPERATURES.index(1.0)], metrics[best]
 
 
 def _validation(

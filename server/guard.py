@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.errors import RefusalCode
+from common.groups import group_names
 from common.head import Standardisation
 from common.job import Job
 from common.messages import Description, unpack_counts
@@ -104,8 +105,8 @@ def _describe_problem(packed: Packed, expected: Expected) -> str | None:
     claimed = packed.fields.get("hospital")
     if claimed is not None and not _NAME.fullmatch(str(claimed)):
         return "field 'hospital': expected a name of 1 to 63 lower-case letters, digits, - or _"
-    if expected.job.privacy.secure_aggregation:
-        return None
+    if expected.job.privacy.secure_aggregation or expected.job.noised_locally:
+        return None  # what is noised contradicts nothing
     return description_problem(Description.unpack(packed), expected.job)
 
 
@@ -168,20 +169,21 @@ def _same_features(sums: Sums, told: Description, standardisation: Standardisati
 
 
 def _fit_problem(packed: Packed, expected: Expected) -> str | None:
-    problem = _examples_problem(packed, expected)
+    # With noise of its own a hospital tells no exact number, and counts for the noised one that it described.
+    problem = None if expected.job.noised_locally else _examples_problem(packed, expected)
     if problem:
         return problem
     if "steps" in packed.fields:
         least, most = _steps(packed, expected)
         if not least <= int(packed.fields["steps"]) <= most:
             return f"field 'steps': expected {least} to {most}, got one outside"
-    if expected.start is not None:
+    if expected.start is not None and not expected.job.hospitals_protected:  # there it is clipped, which bounds it too
         bound = expected.job.guard.max_update_norm
         arrays = {name: array.astype(np.float32) for name, array in packed.arrays.items()}
         norm = Model.from_arrays(arrays).distance(expected.start)
         if not norm <= bound:
             return f"the change has norm {norm:.3g}; guard.max_update_norm is {bound:g}"
-    return _evaluate_problem(packed, expected)
+    return None if expected.job.noised_locally else _evaluate_problem(packed, expected)
 
 
 def _steps(packed: Packed, expected: Expected) -> tuple[int, int]:
@@ -206,11 +208,11 @@ def _examples_problem(packed: Packed, expected: Expected) -> str | None:
 
 
 def _evaluate_problem(packed: Packed, expected: Expected) -> str | None:
-    if expected.described is None:
+    if expected.described is None and not expected.job.noised_locally:
         return None
-    support = expected.described.images[PARTS.index(expected.part)]
     for counts in unpack_counts(packed.arrays):
-        problem = counts_problem(counts, support)
+        told = expected.described
+        problem = counts_problem(counts, told.images[PARTS.index(expected.part)] if told else counts.support)
         if problem:
             return f"counts: {problem}"
     return None
@@ -245,6 +247,22 @@ def counts_problem(counts: ClassificationCounts, support: Int64) -> str | None:
     return None
 
 
+def _groups_problem(packed: Packed, expected: Expected) -> str | None:
+    if expected.described is None:
+        return None
+    return groups_problem(packed.arrays["confusion"], expected.job, expected.described.images[PARTS.index("test")])
+
+
+def groups_problem(confusion: AnyArray, job: Job, support: Int64) -> str | None:
+    """How confusion matrices by group (G, C, C) contradict the test images of each class (C,), or None."""
+    attributes = [attribute for attribute, _ in group_names(job.evaluation.groups)]
+    for attribute in job.evaluation.groups:
+        rows = [place for place, name in enumerate(attributes) if name == attribute]
+        if (confusion[rows].astype(np.int64).sum(axis=(0, 2)) > support).any():
+            return f"the groups of {attribute} have more images than the test patients"
+    return None
+
+
 _CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {
     "describe": _describe_problem,
     "initial": _initial_problem,
@@ -254,6 +272,7 @@ _CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {
     "distances": _distances_problem,
     "own": _examples_problem,
     "personalise": _evaluate_problem,
+    "groups": _groups_problem,
     # What is in them the session itself checks (common/secure_sum/combiner.py).
     **dict.fromkeys(PHASE_REPLIES, lambda _packed, _expected: None),
 }

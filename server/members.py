@@ -4,6 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from common.dp.private_features import patients_of
+from common.head import Float64
 from common.job import Job
 from common.messages import Description, Space
 from common.wire import Packed
@@ -14,12 +18,21 @@ OTHER_SPACE = "another feature space than most hospitals (other weights or prepr
 
 @dataclass(frozen=True)
 class Member:
-    """A hospital that takes part, its space, and what it said of its data: nothing under secure aggregation."""
+    """A hospital that takes part, its space, and what it said of its data: nothing under secure aggregation.
+
+    centre: instead, where it trains with noise of its own: noised sums of its patients' features, and their number (D + 1,).
+    """
 
     name: str
     node: int
     space: Space
     description: Description | None = None
+    centre: Float64 | None = None
+
+    @property
+    def patients(self) -> int:
+        """About how many there are in training, by the noised number; 0 where none was told."""
+        return patients_of(self.centre) if self.centre is not None else 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class Described:
     claimed: str
     space: Space
     description: Description | None = None
+    centre: Float64 | None = None
 
 
 def read_description(job: Job, answers: list[Packed]) -> Described | str:
@@ -62,8 +76,12 @@ def read_description(job: Job, answers: list[Packed]) -> Described | str:
     checked = screen(answers, Expected("describe", job, fields={"job-id": job.job_id}))
     if isinstance(checked, str):
         return checked
-    claimed, secure = str(checked.fields.get("hospital", "")), job.privacy.secure_aggregation
-    return Described(claimed, Space.unpack(checked), None if secure else Description.unpack(checked))
+    claimed, space = str(checked.fields.get("hospital", "")), Space.unpack(checked)
+    if job.privacy.secure_aggregation:
+        return Described(claimed, space)
+    if job.noised_locally:
+        return Described(claimed, space, centre=checked.arrays["centre"].astype(np.float64))
+    return Described(claimed, space, Description.unpack(checked))
 
 
 def choose_members(names: Mapping[int, str], described: Mapping[int, Described], reasons: Mapping[int, str]) -> Members:
@@ -79,13 +97,19 @@ def choose_members(names: Mapping[int, str], described: Mapping[int, Described],
         free = one.claimed and claims[one.claimed] == 1 and one.claimed not in names.values()
         name = names.get(node) or (one.claimed if free else fallback_name(node))
         # Two nodes of one name would be taken for one hospital.
-        members.append(Member(name if registered[name] < 2 else fallback_name(node), node, one.space, one.description))
+        chosen = name if registered[name] < 2 else fallback_name(node)
+        members.append(member_of(chosen, node, one))
     members.sort(key=lambda member: member.name)
     spaces = Counter(one.space for one in described.values())
     shared = min(spaces, key=lambda space: (-spaces[space], str(space))) if spaces else None
     dropped = {names.get(node) or fallback_name(node): reason for node, reason in reasons.items()}
     dropped |= {member.name: OTHER_SPACE for member in members if member.space != shared}
     return Members(tuple(member for member in members if member.space == shared), dropped)
+
+
+def member_of(name: str, node: int, one: Described) -> Member:
+    """A described node as a member of that name."""
+    return Member(name, node, one.space, one.description, one.centre)
 
 
 def fallback_name(node: int) -> str:

@@ -17,7 +17,15 @@ from common.messages import Space
 from common.wire import Packed
 from server.exchange import Exchange
 from server.failures import Failures
-from server.members import OTHER_SPACE, Described, Member, Members, choose_members, fallback_name, read_description
+from server.members import (
+    OTHER_SPACE,
+    Described,
+    Members,
+    choose_members,
+    fallback_name,
+    member_of,
+    read_description,
+)
 from server.meter import Meter
 from server.pending import Pending
 
@@ -144,7 +152,7 @@ class Membership:
             self._reasons[node] = NAME_TAKEN
         else:
             others = [member for member in self.members.members if member.node != node and member is not same]
-            members = sorted([*others, Member(name, node, one.space, one.description)], key=lambda member: member.name)
+            members = sorted([*others, member_of(name, node, one)], key=lambda member: member.name)
             self.members = Members(tuple(members), self.members.dropped)
             self._doubted.discard(node)
             log.info("%s %s", name, "has described itself again" if before else "takes part from now on")

@@ -18,9 +18,12 @@ from common.dp.gradient_descent import DescentState, result, step
 from common.dp.noisy_sums import SPREAD, solve, unprojected
 from common.dp.private_features import centre_of
 from common.errors import FederationError
-from common.head import Head, Standardisation
+from common.head import Float64, Head, Standardisation
 from common.model import Model
+from common.privacy import LOCAL_SPREAD
+from common.private_release import spent_after
 from common.projection import projection_of
+from server.aggregation import Aggregation
 from server.checkpoint import Checkpoint, Round
 from server.hooks import Hooks
 from server.questions import listed, standardisation_in
@@ -41,6 +44,7 @@ def centre(asking: SecureSums) -> tuple[Standardisation, float]:
     """
     job = asking.questions.job
     spread = job.method.descent.spread if job.method.noised_gradients else SPREAD
+    spread = LOCAL_SPREAD if job.noised_locally else spread
     return centre_of(_sum(asking, "centre", 0).values, spread)
 
 
@@ -75,7 +79,7 @@ class PrivateTraining:
                 self._asking.questions.membership.refresh(number)
                 noised = self._descend(number) if self._job.method.noised_gradients else self._solve()
             self.done = self.best_round = number
-            self._save(number, noised, time.perf_counter() - start)
+            self._record(number, noised, time.perf_counter() - start)
 
     def _solve(self) -> Noised:
         job = self._job
@@ -90,8 +94,8 @@ class PrivateTraining:
         self.best_model = Model(result(self._state, self._job.method.descent))
         return noised
 
-    def _save(self, number: int, noised: Noised, seconds: float) -> None:
-        asking, told = self._asking.questions, noised.told
+    def _record(self, number: int, noised: Noised, seconds: float) -> None:
+        told = noised.told
         made = Round(
             number=number,
             lost=False,
@@ -99,30 +103,37 @@ class PrivateTraining:
             train_loss=None,
             update_norms={},
             dropped=told.dropped,
-            outside=asking.members.dropped,
+            outside=self._asking.questions.members.dropped,
             bytes_down=told.bytes_down,
             bytes_up=told.bytes_up,
             seconds=seconds,
+            epsilon=spent_after(self._job, number),
         )
         state = {"weight": self._state.weight, "velocity": self._state.velocity, "summed": self._state.summed}
-        checkpoint = Checkpoint(
-            job_id=self._job.job_id,
-            fingerprint=asking.members.fingerprint,
-            last=made,
-            model=self.best_model,
-            best_round=number,
-            best_validation=None,
-            best_model=self.best_model,
-            standardisation=standardisation_in(asking),
-            strategy=state if self._job.method.noised_gradients else {},
-            spent=asking.meter.spent,
-            failures=asking.failures.found,
-        )
-        for judged in self._hooks.judged:
-            judged(made)
-        for save in self._hooks.checkpoint:
-            save(checkpoint)
-        self._asking.built_on()
+        save(self._asking, self._hooks, made, self.best_model, state if self._job.method.noised_gradients else {})
+
+
+def save(asking: Aggregation, hooks: Hooks, made: Round, model: Model, strategy: Mapping[str, Float64]) -> None:
+    """Record a round whose model nobody judges, and what to go on from."""
+    questions = asking.questions
+    checkpoint = Checkpoint(
+        job_id=questions.job.job_id,
+        fingerprint=questions.members.fingerprint,
+        last=made,
+        model=model,
+        best_round=made.number,
+        best_validation=None,
+        best_model=model,
+        standardisation=standardisation_in(questions),
+        strategy=strategy,
+        spent=questions.meter.spent,
+        failures=questions.failures.found,
+    )
+    for judged in hooks.judged:
+        judged(made)
+    for write in hooks.checkpoint:
+        write(checkpoint)
+    asking.built_on()
 
 
 def _sum(asking: SecureSums, kind: str, number: int, head: Head | None = None) -> Noised:

@@ -7,6 +7,7 @@
     summary.json        everything worth knowing, for programs and people; it is there when the run is finished
     counts.json         the test counts the metrics come from: pooled, and of each hospital
     report.html         written by `server/report.py` from the files above
+    MODEL_CARD.md, model_card.html   written by `server/model_card.py` from them, too
     failure.json        why the run stopped, if it did; gone as soon as it goes on
     run.lock            held by the process that writes the directory
 
@@ -152,7 +153,7 @@ class Recorder:
             fingerprint=outcome.members.fingerprint,
             backbone_digest=outcome.members.backbone_digest,
             rounds=outcome.best_round,
-            hospitals=len(outcome.members.members),
+            hospitals=_hospitals_told(self._job, outcome),
             metrics=summary["metrics"]["pooled"],
             versions=versions(),
             calibration=outcome.bedside.calibration,
@@ -163,8 +164,14 @@ class Recorder:
         with self.writing(MODEL):
             save_model(self.folder / MODEL, outcome.model, manifest, outcome.bedside.spread)
         with self.writing(COUNTS):
-            write_atomically(self.folder / COUNTS, json.dumps(plain_counts(outcome)))
+            write_atomically(self.folder / COUNTS, json.dumps(plain_counts(self._job, outcome)))
         # Last: it says that the others are there.
         with self.writing(SUMMARY):
             write_atomically(self.folder / SUMMARY, json.dumps(summary, indent=1))
         return summary
+
+
+def _hospitals_told(job: Job, outcome: Outcome) -> int:
+    """How many took part; where that is protected, how many are registered: the model file goes to others."""
+    budget = job.privacy.differential_privacy
+    return (budget and budget.hospitals) or len(outcome.members.members)

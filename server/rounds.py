@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.artifact import Calibration
@@ -16,7 +16,7 @@ from common.operating_point import OperatingPoint
 from common.secure_sum.roster import Roster
 from common.unlike import Spread, UnlikeLimit
 from server.afterwards import Afterwards, afterwards
-from server.aggregation import Aggregation, Counted, SingleAnswers
+from server.aggregation import Aggregation, Counted, Grouped, SingleAnswers
 from server.beginning import describe, initial_arrays, require_same_job, standardisation_of
 from server.calibration import calibrated, unlike_limit
 from server.checkpoint import Checkpoint
@@ -25,6 +25,7 @@ from server.failures import Failure, Failures
 from server.hooks import Hooks as Hooks
 from server.members import Members
 from server.meter import Meter
+from server.noised_rounds import NoisedRounds, local_centre, uncentred
 from server.opened_sums import OpenedSums
 from server.private_training import PrivateTraining, centre
 from server.questions import Questions
@@ -52,8 +53,9 @@ class Outcome:
     described: what hospitals have; pooled and test: counts of the test patients, of all and by hospital. Under secure aggregation
     only sums are known: described has one entry, for all hospitals, and test none; in a private job described has none either.
     failures: hospitals that were missing somewhere, with the reason. choice: how the closed-form head came about; None without
-    one. patients: in training, by the noised count of a private job. after: what was asked when the model was there. Bytes,
-    seconds and failures are of all processes of a resumed run.
+    one. patients: in training, by the noised counts of a job that protects patients. after: what was asked when the model was
+    there. groups: counts of the test patients by group, if the job asks. Bytes, seconds and failures are of all processes of a
+    resumed run.
     """
 
     members: Members
@@ -71,6 +73,7 @@ class Outcome:
     patients: int | None
     after: Afterwards
     bedside: Bedside
+    groups: Grouped = field(default_factory=Grouped)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,10 @@ def run_job(
             membership.refresh(training.done)
             counted = asking.count_heads([best.head], "test", number, best.tuned)
         test = {name: counts[0] for name, counts in counted.hospitals.items()}
+        groups = Grouped()
+        if job.evaluation.groups:
+            with meter.phase("groups"):
+                groups = asking.count_groups(best, number)
         after = afterwards(questions, best, number, pretrained, test)
     for name, reason in counted.dropped.items():
         log.warning("%s is missing from the test: %s", name, reason)
@@ -139,9 +146,10 @@ def run_job(
         bytes_up=meter.bytes_up,
         seconds=meter.seconds,
         choice=training.choice,
-        patients=round(patients) if job.private else None,
+        patients=round(patients) if job.private and not job.hospitals_protected else None,
         after=after,
         bedside=Bedside(final.calibration, final.operating_point, spread, limit, missing),
+        groups=groups,
     )
 
 
@@ -155,8 +163,14 @@ def _aggregation(questions: Questions, secrecy: Secrecy | None) -> Aggregation:
 
 def _beginning(asking: Aggregation, resume: Checkpoint | None) -> tuple[Standardisation, float]:
     """How features are standardised and, in a private job, about how many patients there are."""
-    if asking.questions.job.private and isinstance(asking, SecureSums):
+    job = asking.questions.job
+    if job.hospitals_protected:
+        return uncentred(job), 0.0
+    if job.private and isinstance(asking, SecureSums):
         return centre(asking)
+    if job.noised_locally:
+        found, patients = local_centre(asking.questions.members)
+        return resume.standardisation if resume else found, patients
     return resume.standardisation if resume else standardisation_of(list(asking.holdings().values())), 0.0
 
 
@@ -166,7 +180,9 @@ def _training(
     hooks: Hooks,
     pretrained: Mapping[str, Float32],
     resume: Checkpoint | None,
-) -> Training | PrivateTraining:
+) -> Training | PrivateTraining | NoisedRounds:
+    if asking.questions.job.noised_locally or asking.questions.job.hospitals_protected:
+        return NoisedRounds(asking, hooks, resume)
     if isinstance(asking, SecureSums) and asking.questions.job.private:
         return PrivateTraining(asking, patients, hooks, resume)
     return Training(asking, hooks, pretrained, resume)

@@ -27,7 +27,7 @@ from common.summed import LOW, Question, layout_of
 from common.sums import Sums
 from common.unlike import Spread, pack_spread
 from common.wire import MAX_HEADS, SUMMED, Packed
-from server.aggregation import Counted, Fitted, NamedArrays, Told
+from server.aggregation import Counted, Fitted, Grouped, NamedArrays, Told
 from server.guard import Expected, counts_problem, description_problem, sums_problem
 from server.members import Member
 from server.opened_sums import Opened, OpenedSums
@@ -95,8 +95,16 @@ class SecureSums:
         _require(sums_problem(sums, int(total.arrays["examples"])))
         return sums, told
 
-    def fit(self, model: Model, number: int, corrections: Mapping[str, NamedArrays]) -> Fitted:  # noqa: ARG002
+    def fit(
+        self,
+        model: Model,
+        number: int,
+        corrections: Mapping[str, NamedArrays],  # noqa: ARG002
+        nodes: Mapping[int, str] | None = None,  # noqa: ARG002
+    ) -> Fitted:
         """As `Aggregation`; one update for all hospitals."""
+        if self.questions.job.noised_locally:
+            return self._noised_fit(model, number)
         total, told = self._total("fit", number, model.arrays(), {"round": number})
         if total is None:
             return Fitted(told)
@@ -113,6 +121,18 @@ class SecureSums:
             counts=counts,
             train_loss=float(total.arrays["loss"]) / telling if telling else None,
         )
+
+    def _noised_fit(self, model: Model, number: int) -> Fitted:
+        """A round of heads that were noised before they were masked."""
+        total, told = self._total("noised-fit", number, model.arrays(), {"round": number})
+        if total is None:
+            return Fitted(told)
+        patients = int(total.arrays["patients"])
+        _require("no training patients" if patients < 1 else None)
+        moved = {
+            name: (before + total.arrays[name] / patients).astype(np.float32) for name, before in model.arrays().items()
+        }
+        return Fitted(told, [Update(ALL, Model.from_arrays(moved), patients)])
 
     def count_heads(self, heads: Sequence[Head], part: str, number: int, tuned: Mapping[str, Float32]) -> Counted:
         """As `Aggregation`; of all hospitals together."""
@@ -136,6 +156,11 @@ class SecureSums:
         """As `Aggregation`."""
         total, _ = self._total("distances", 0, pack_spread(spread))
         return None if total is None else np.asarray(total.arrays["distances"].astype(np.int64).sum(axis=0), np.int64)
+
+    def count_groups(self, model: Model, number: int) -> Grouped:
+        """As `Aggregation`; of all hospitals together."""
+        total, _ = self._total("groups", number, model.arrays(), {"round": number})
+        return Grouped(total.arrays["confusion"].astype(np.int64) if total is not None else None)
 
     def noised(self, kind: str, number: int = 0, arrays: NamedArrays | None = None) -> tuple[Noised | None, Told]:
         """The noised sum that a private job asks for (`common.private_release.NOISED`); None if it could not be had."""

@@ -2,20 +2,26 @@
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from common.backbones import backbone_row
 from common.candidates import improves
+from common.groups import group_names
 from common.job import Job
 from common.metrics import ClassificationCounts, derive, intervals, worst
+from common.private_release import budget_of, releases, spent_after, step_multiplier
 from common.wire import PARTS, PERSONALISED
 from server.afterwards import Personal
+from server.aggregation import Grouped
 from server.failures import Failures
 from server.members import missing_classes
+from server.noised_rounds import USEFUL_SIGNAL, signal
 from server.rounds import Outcome
+
+_OF_SCORES = ("auroc", "average_precision", "ece", "brier", "log_loss")
 
 
 def versions() -> dict[str, str]:
@@ -78,6 +84,7 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
             for name, one in described.items()
         },
         "patients": outcome.patients,
+        "privacy": accounting(job, outcome.rounds),
         "closed_form": outcome.choice,
         "diagnosis": _bedside(outcome),
         "cross_site": {
@@ -85,6 +92,7 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
             for trained, row in outcome.after.cross_site.items()
         },
         "personalisation": personalisation(outcome.after.personal, job.evaluation.select_by),
+        "groups": by_group(job, outcome.groups),
         "missing_classes": missing_classes(described, job.classes),
         "failures": Failures(outcome.failures).grouped(),
         "images": {
@@ -108,6 +116,26 @@ def _bedside(outcome: Outcome) -> dict[str, Any]:
     }
     told = {name: one.model_dump(by_alias=True) if one is not None else None for name, one in parts.items()}
     return {**told, "missing": dict(bedside.missing)}
+
+
+def accounting(job: Job, rounds: int) -> dict[str, Any] | None:
+    """What a private job has spent, and of what its noise was; None of another job."""
+    if not job.private:
+        return None
+    budget = budget_of(job)
+    found: dict[str, Any] = {
+        "unit": budget.unit,
+        "noise": budget.noise,
+        "epsilon": budget.epsilon,
+        "delta": budget.delta,
+        "spent": spent_after(job, rounds),
+    }
+    if job.method.iterative:
+        known = {"clip": budget.clip, "sampling_rate": budget.sampling_rate, "releases": releases(job, rounds)}
+        found |= {**known, "noise_multiplier": step_multiplier(job)}
+    if job.hospitals_protected:
+        found |= {"hospitals": budget.hospitals, "signal": signal(job), "useful_signal": USEFUL_SIGNAL}
+    return found
 
 
 def _communication(job: Job, outcome: Outcome) -> dict[str, Any]:
@@ -145,16 +173,36 @@ def personalisation(personal: Personal, select_by: str) -> dict[str, Any]:
     return found
 
 
+def by_group(job: Job, grouped: Grouped) -> dict[str, dict[str, Any]]:
+    """Metrics by attribute and group, as far as a confusion matrix gives them; `n` is 0 of a group that no hospital tells."""
+    found: dict[str, dict[str, Any]] = {attribute: {} for attribute in job.evaluation.groups}
+    for place, (attribute, group) in enumerate(group_names(job.evaluation.groups)):
+        zeros = ClassificationCounts.zeros(job.num_classes)
+        counts = zeros if grouped.pooled is None else replace(zeros, confusion=grouped.pooled[place])
+        # Scores are not told by group.
+        metrics = {**asdict(derive(counts)), **dict.fromkeys(_OF_SCORES)}
+        telling = sum(bool(one[place].any()) for one in grouped.hospitals.values())
+        hospitals = None if job.privacy.secure_aggregation else telling
+        found[attribute][group] = {**metrics, "intervals": _intervals(counts), "hospitals": hospitals}
+    return found
+
+
 def _intervals(counts: ClassificationCounts) -> Mapping[str, list[float] | None]:
     return {metric: [bound.low, bound.high] if bound else None for metric, bound in intervals(counts).items()}
 
 
-def plain_counts(outcome: Outcome) -> dict[str, Any]:
-    """The test counts: pooled, by hospital, and the cross-site ones if there are any."""
+def plain_counts(job: Job, outcome: Outcome) -> dict[str, Any]:
+    """The test counts: pooled, by hospital, and those by group and the cross-site ones if there are any."""
     counts: dict[str, Any] = {
         "pooled": _plain(outcome.pooled),
         "hospitals": {name: _plain(one) for name, one in outcome.test.items()},
     }
+    if outcome.groups.pooled is not None:
+        named = {"pooled": outcome.groups.pooled, **outcome.groups.hospitals}
+        counts["groups"] = {
+            "names": group_names(job.evaluation.groups),
+            "confusion": {name: one.tolist() for name, one in named.items()},
+        }
     if outcome.after.cross_site:
         counts["cross_site"] = {
             trained: {where: _plain(one) for where, one in row.items()}

@@ -125,10 +125,28 @@ def protection(summary: Mapping[str, Any]) -> list[str]:
             f"secure aggregation: the coordinator saw sums over hospitals only, so there are no figures by hospital; "
             f"{len(summary['taking_part'])} hospitals took part"
         )
-    if (budget := privacy["differential_privacy"]) is not None:
+    if (budget := privacy["differential_privacy"]) is not None and budget.get("unit") == "hospital":
+        lines += _hospitals_protected(summary["privacy"])
+    elif budget is not None:
+        own = ", all of the noise from each hospital" if budget["noise"] == "own" else ""
         lines.append(
-            f"differential privacy for each patient in training: epsilon {budget['epsilon']:g}, delta {budget['delta']:g}; about "
-            f"{summary['patients']:,} patients, by a noised count. The test counts have no noise"
+            f"differential privacy for each patient in training: epsilon {budget['epsilon']:g}, delta {budget['delta']:g}{own}; "
+            f"about {summary['patients']:,} patients, by a noised count. The test counts have no noise"
+        )
+    return lines
+
+
+def _hospitals_protected(found: Mapping[str, Any]) -> list[str]:
+    """Of noise by the coordinator: what it protects, and whether hospitals were enough for it."""
+    lines = [
+        f"differential privacy for each hospital as a whole: epsilon {found['spent']:.3g} of {found['epsilon']:g}, delta "
+        f"{found['delta']:g}, in the model only and against all but the coordinator, which saw every update; what is in this "
+        "directory besides the model has no noise"
+    ]
+    if found["signal"] < found["useful_signal"]:
+        lines.append(
+            f"hospitals were too few for this epsilon: together they can move the model {found['signal']:.2g} times as far as "
+            f"its noise is long, expected {found['useful_signal']:g} or more"
         )
     return lines
 

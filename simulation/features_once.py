@@ -48,10 +48,11 @@ def _covering(jobs: Iterable[Job]) -> list[Job]:
     return sorted(found.values(), key=lambda job: (job.backbone.model_dump_json(), -job.features.views))
 
 
-def rows_digest(hospitals: Mapping[str, Path]) -> dict[str, str]:
+def rows_digest(hospitals: Mapping[str, Path], cache_dir: Path | None = None) -> dict[str, str]:
     """For each hospital a digest (64 hex digits) of which images it lists with which labels, patients and parts."""
     found = {}
     for name, folder in hospitals.items():
-        rows = sorted(f"{row.path.resolve()}\t{row.label}\t{row.patient_id}\t{row.part}" for row in read_rows(folder))
+        listed = read_rows(folder, cache_dir)
+        rows = sorted(f"{row.path.resolve()}\t{row.label}\t{row.patient_id}\t{row.part}" for row in listed)
         found[name] = hashlib.sha256("\n".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from client.records import MANIFEST
+from client.records import MANIFEST, is_series
 from common.config_file import unknown
 from common.errors import ConfigError, DataError
 
@@ -59,11 +59,13 @@ def first_hospitals(hospitals: dict[str, Path], number: int | None) -> dict[str,
 
 
 def _is_hospital(folder: Path) -> bool:
-    """A manifest, or class folders: sub-folders that hold files and no further folders."""
+    """A manifest, or class folders: sub-folders that hold files and no further folders, unless each of these is a series."""
     if (folder / MANIFEST).is_file():
         return True
     inside = _folders(folder)
-    return bool(inside) and all(not _folders(path) and not (path / MANIFEST).exists() for path in inside)
+    return bool(inside) and all(
+        not (path / MANIFEST).exists() and all(is_series(deeper) for deeper in _folders(path)) for path in inside
+    )
 
 
 def _folders(folder: Path) -> list[Path]:

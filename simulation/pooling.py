@@ -38,8 +38,8 @@ class Machine:
         )
 
 
-def records_of(hospitals: Mapping[str, Path], job: Job) -> dict[str, Records]:
-    """The records of each hospital (name -> folder) for a job.
+def records_of(hospitals: Mapping[str, Path], job: Job, cache_dir: Path | None = None) -> dict[str, Records]:
+    """The records of each hospital (name -> folder) for a job. cache_dir: where the hospitals' key for patients' ids is.
 
     Raises:
         DataError: naming every hospital whose manifest or labels are wrong.
@@ -48,7 +48,7 @@ def records_of(hospitals: Mapping[str, Path], job: Job) -> dict[str, Records]:
     problems = []
     for name, folder in hospitals.items():
         try:
-            found[name] = assign(read_rows(folder), job)
+            found[name] = assign(read_rows(folder, cache_dir), job)
         except DataError as error:
             problems.append(f"{name}: {error}")
     if problems:
@@ -56,7 +56,7 @@ def records_of(hospitals: Mapping[str, Path], job: Job) -> dict[str, Records]:
     return found
 
 
-def pool(hospitals: Mapping[str, Path], job: Job, folder: Path) -> Path:
+def pool(hospitals: Mapping[str, Path], job: Job, folder: Path, cache_dir: Path | None = None) -> Path:
     """Write folder/manifest.csv, one hospital with the images of all, and return the folder.
 
     Each patient is in the part it is in at its own hospital, so pooled training never sees a test patient of a hospital; the
@@ -65,7 +65,7 @@ def pool(hospitals: Mapping[str, Path], job: Job, folder: Path) -> Path:
     Raises:
         DataError: a hospital's manifest or labels are wrong.
     """
-    records = records_of(hospitals, job)
+    records = records_of(hospitals, job, cache_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / MANIFEST).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

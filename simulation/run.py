@@ -71,7 +71,7 @@ def simulate(
     if engine not in ENGINES:
         raise ConfigError(unknown("engine", engine, list(ENGINES)))
     _require_engine(job, engine)
-    _check(job, hospitals, weights_dir)
+    _check(job, hospitals, weights_dir, cache_dir)
     settings = {
         "weights-dir": str(weights_dir.resolve()) if weights_dir else "",
         "cache-dir": str(cache_dir.resolve()) if cache_dir else "",
@@ -104,6 +104,10 @@ def _run_in_process(
         if job.privacy.secure_aggregation:
             kits = make_kits(Path(temporary), list(nodes))
             nodes = {name: {**node, **kits[name]} for name, node in nodes.items()}
+        elif job.noised_locally:
+            # A hospital answers a round once and keeps the answer; one that is simulated again has answered nothing yet.
+            nodes = {name: {**node, "state-dir": str(Path(temporary) / name)} for name, node in nodes.items()}
+        if job.privacy.secure_aggregation:
             config = {**config, "roster": str(Path(temporary) / ROSTER)}
         grid = InProcessGrid(client_app, nodes)
         server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config)))
@@ -115,9 +119,14 @@ def _require_engine(job: Job, engine: str) -> None:
             f"job '{job.name}': secure aggregation needs a hospital that remembers its session, and Ray gives its requests to "
             "processes that do not; leave --engine ray out"
         )
+    if job.noised_locally and engine == "ray":
+        raise ConfigError(
+            f"job '{job.name}': noise of a hospital's own needs a hospital that remembers what it told, and Ray gives its "
+            "requests to processes that do not; leave --engine ray out"
+        )
 
 
-def _check(job: Job, hospitals: Mapping[str, Path], weights_dir: Path | None) -> None:
+def _check(job: Job, hospitals: Mapping[str, Path], weights_dir: Path | None, cache_dir: Path | None) -> None:
     """Find at once, with its full reason, what a hospital would only decline with a neutral code."""
     needed = max(job.quorum.min_hospitals, hospitals_needed(job.method))
     if len(hospitals) < needed:
@@ -128,7 +137,7 @@ def _check(job: Job, hospitals: Mapping[str, Path], weights_dir: Path | None) ->
     problems = []
     for name, folder in hospitals.items():
         try:
-            assign(read_rows(folder), job)
+            assign(read_rows(folder, cache_dir), job)
         except DataError as error:
             problems.append(f"{name}: {error}")
     if problems:

@@ -74,6 +74,11 @@ class AgentStub:
                 request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
                 response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
                 _registered_method=True)
+        self.Groups = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Groups',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
         self.Keys = channel.unary_unary(
                 '/consilium.agent.v1.Agent/Keys',
                 request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
@@ -160,6 +165,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Groups(self, request, context):
+        """Counts of the model by group of test patients (sex, age band).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Keys(self, request, context):
         """The phases of a session of secure aggregation (common/secure_sum).
         Ephemeral public keys, signed with the node key.
@@ -236,6 +248,11 @@ def add_AgentServicer_to_server(servicer, server):
             ),
             'Personalise': grpc.unary_unary_rpc_method_handler(
                     servicer.Personalise,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
+            'Groups': grpc.unary_unary_rpc_method_handler(
+                    servicer.Groups,
                     request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
                     response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
             ),
@@ -479,6 +496,33 @@ class Agent:
             request,
             target,
             '/consilium.agent.v1.Agent/Personalise',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Groups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Groups',
             client_dot_proto_dot_agent__pb2.Request.SerializeToString,
             client_dot_proto_dot_agent__pb2.Reply.FromString,
             options,

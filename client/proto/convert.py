@@ -14,6 +14,7 @@ METHODS: Mapping[str, str] = {
     "distances": "Distances",
     "own": "Own",
     "personalise": "Personalise",
+    "groups": "Groups",
     "keys": "Keys",
     "shares": "Shares",
     "masked": "Masked",

@@ -52,6 +52,11 @@ def centre_sums(features: Float32, patients: Patients) -> Float64:
     return sums
 
 
+def patients_of(noised: Float64) -> int:
+    """About how many patients one hospital has, by its noised sums (D + 1,); at least 1, so that it may divide and weigh."""
+    return max(1, round(float(noised[-1]) / COUNT_PART))
+
+
 def centre_of(noised: Float64, spread: float) -> tuple[Standardisation, float]:
     """The standardisation by the noised sums (D + 1,) of all hospitals, and about how many patients there are (at least 1)."""
     patients = max(1.0, float(noised[-1]) / COUNT_PART)

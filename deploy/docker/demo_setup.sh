@@ -13,6 +13,13 @@ for hospital in $hospitals; do
   consilium hospital keygen --kit "/out/$hospital"
   consilium coordinator provision --register "$hospital=/out/$hospital/node_key.pub"
 done
+# The agent signs its part of secure aggregation with the node key, and knows the others by the roster.
+for hospital in $hospitals; do
+  cp "$federation/roster.txt" "/out/$hospital/"
+  chgrp socket "/out/$hospital" "/out/$hospital/node_key" "/out/$hospital/roster.txt"
+  chmod 0750 "/out/$hospital"
+  chmod 0640 "/out/$hospital/node_key" "/out/$hospital/roster.txt"
+done
 cd "$federation/certificates"
 cp ca.crt server.crt server.key /out/coordinator/
 cp ca.crt server.crt server.key /out/gateway/

@@ -17,7 +17,7 @@ project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["pro
 
 def requirements(extra: str) -> list[str]:
     """What an extra asks for, with what the extras that it names ask for in their place."""
-    names = []
+    names: list[str] = []
     for name in project["optional-dependencies"][extra]:
         inner = re.fullmatch(r"consilium\[(\w+)\]", name)
         names += requirements(inner[1]) if inner else [name]

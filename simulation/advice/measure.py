@@ -80,7 +80,7 @@ def _closed_form(job: Job, choice: BackboneChoice) -> Job:
 
 def _examples(job: Job, folder: Path, extractor: Extractor, cache_dir: Path) -> dict[str, Examples]:
     """The examples (N, D) of a hospital's training and validation patients, unreadable images left out."""
-    records = assign(read_rows(folder), job)
+    records = assign(read_rows(folder, cache_dir), job)
     space = f"{extraction_space(job, extractor.backbone.digest)}-{extractor.precision}"
     found = {}
     for part in ("train", "validation"):

@@ -63,7 +63,7 @@ def compare(
     content = as_compared(content)
     job = parse_job(content)
     numbers = [job.seed + index for index in range(seeds)]
-    by_seed = {seed: records_of(hospitals, parse_job({**content, "seed": seed})) for seed in numbers}
+    by_seed = {seed: records_of(hospitals, parse_job({**content, "seed": seed}), machine.cache_dir) for seed in numbers}
     out_of_it = left_out(by_seed)
     hospitals = {name: folder.resolve() for name, folder in hospitals.items() if name not in out_of_it}
     by_seed = {seed: {name: found[name] for name in hospitals} for seed, found in by_seed.items()}

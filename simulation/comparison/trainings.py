@@ -86,7 +86,9 @@ class Trainings:
             shutil.rmtree(folder)
         if line.who == "one place":
             # Always the same folder: a hospital keeps its features in memory as long as the process lives.
-            hospitals = {name: pool(self._hospitals, job, self._out / name) for name in line.hospitals}
+            hospitals = {
+                name: pool(self._hospitals, job, self._out / name, self._machine.cache_dir) for name in line.hospitals
+            }
         else:
             hospitals = {name: self._hospitals[name] for name in line.hospitals}
         machine = self._machine

@@ -82,6 +82,26 @@ def test_diagnose(run_dir, phantoms, output_format, tmp_path):
         assert "never a diagnosis" in stdout
 
 
+def test_export_writes_the_card_again_and_events(run_dir, tmp_path):
+    card = (run_dir / "MODEL_CARD.md").read_text()
+    (run_dir / "MODEL_CARD.md").unlink()
+    (run_dir / "model_card.html").unlink()
+    code, stdout, stderr = consilium("export", run_dir, "--card", "--tensorboard", tmp_path / "events")
+    assert code == 0, stderr
+    assert (run_dir / "MODEL_CARD.md").read_text() == card
+    assert "model_card.html" in stdout
+    assert len(list((tmp_path / "events" / run_dir.name).iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_export_writes_onnx_and_says_how_far_it_is_off(run_dir, phantoms, tmp_path):
+    image = sorted((phantoms["hospital-a"] / "images").iterdir())[0]
+    code, stdout, stderr = consilium("export", run_dir, "--onnx", tmp_path / "model.onnx", "--image", image)
+    assert code == 0, stderr
+    assert "over 16 random and 1 given images (at most 1e-05)" in " ".join(stdout.split())
+    assert (tmp_path / "model.onnx.json").is_file()
+
+
 def test_an_unsure_model_refers(run_dir, phantoms):
     image = sorted((phantoms["hospital-a"] / "images").iterdir())[0]
     words = ("diagnose", image, "--model", run_dir / "model.safetensors", "--format", "json", "--refer-below", "1.0")
@@ -101,12 +121,12 @@ def test_report_writes_the_page_again(run_dir):
 
 def test_check_passes_and_fails(phantoms, job_file, tmp_path):
     folder = phantoms["hospital-a"]
-    code, stdout, _ = consilium("check", folder, "--job", job_file)
+    code, stdout, _ = consilium("check", folder, "--job", job_file, "--cache-dir", tmp_path / "cache")
     assert code == 0
     assert "0 errors" in stdout
     (tmp_path / "st-marys" / "normal").mkdir(parents=True)
     (tmp_path / "st-marys" / "normal" / "broken.png").write_text("no image")
-    code, stdout, _ = consilium("check", tmp_path, "--format", "json")
+    code, stdout, _ = consilium("check", tmp_path / "st-marys", "--format", "json", "--cache-dir", tmp_path / "cache")
     assert code == 1
     assert json.loads(stdout)["hospitals"]["st-marys"]["unreadable"]
 

@@ -22,6 +22,7 @@ from client.policy import Policy
 from client.records import read_rows
 from client.tuned import pretrained
 from client.weights import load_backbone
+from common.groups import ATTRIBUTES
 from common.head import Head, Standardisation
 from common.job import Job, Weights
 from common.messages import pack_heads, pack_standardisation
@@ -78,7 +79,7 @@ def hospital_with(cache_dir):
                 data=Data(**where, skip_unreadable=skip_unreadable),
                 cache=cache or cache_dir,
                 device="cpu",
-                policy=Policy(**{"approve": "auto", **policy}),
+                policy=Policy(**{"approve": "auto", "allow_groups": ATTRIBUTES, **policy}),
             )
         )
 

@@ -97,7 +97,7 @@ def target(phantoms, hospital_with, requests_of, serve, tmp_path_factory, patche
             "image": {"size": 64},
             "features": {"stages": "last"},
             "method": {"name": "fedavg", "warm_start": "analytic"},
-            "evaluation": {"cross_site": True},
+            "evaluation": {"cross_site": True, "groups": ["sex"]},
             "personalisation": {"epochs": 1},
         }
     )
@@ -112,6 +112,7 @@ def target(phantoms, hospital_with, requests_of, serve, tmp_path_factory, patche
         "evaluate": asked.evaluate(heads=1),
         "own": asked.statistics(),
         "personalise": asked.personalise(),
+        "groups": asked.fit(),
         # Of no use for this job, and hostile all the same.
         **dict.fromkeys(
             PHASE_REQUESTS, Packed({"survived": np.ones(3, np.uint8)}, {**asked.about().fields, "session": "a" * 64})
@@ -182,7 +183,7 @@ def mutated_request(rng: random.Random, target: Target) -> None:
 
 def mutated_header(rng: random.Random, target: Target) -> None:
     """Arrays whose safetensors header lies: lengths, offsets, dtypes, shapes, names."""
-    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise"])
+    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise", "groups"])
     data = target.good[kind].arrays
     length = struct.unpack("<Q", data[:8])[0]
     header, numbers = data[8 : 8 + length], data[8 + length :]
@@ -262,7 +263,7 @@ def changed_job(rng: random.Random, job: Job) -> str:
 
 def random_numbers(rng: random.Random, target: Target) -> None:
     """A valid request with other numbers in its arrays: huge, tiny, NaN. Some are answered."""
-    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise"])
+    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise", "groups"])
     packed = to_packed(target.good[kind])
     name = rng.choice(list(packed.arrays))
     generator = np.random.default_rng(rng.randrange(2**32))

@@ -13,7 +13,7 @@ from client.augmentation import view_of
 from client.feature_cache import FeatureCache
 from client.feature_space import all_blocks, columns_of
 from client.features import Extractor, extract
-from client.images import load_image, to_input
+from client.images import load_image, load_pictures, to_input
 from client.records import read_rows
 from common.errors import DataError
 
@@ -69,11 +69,11 @@ def decodings(monkeypatch) -> Counter:
     """How often each file is decoded."""
     counted = Counter()
 
-    def load(path):
+    def load(path, reading):
         counted[path.name] += 1
-        return load_image(path)
+        return load_pictures(path, reading)
 
-    monkeypatch.setattr(features, "load_image", load)
+    monkeypatch.setattr(features, "load_pictures", load)
     return counted
 
 

@@ -94,6 +94,7 @@ def in_kind(asked, kind, number=1):
         "fit": lambda: asked.fit(number),
         "evaluate": lambda: asked.evaluate(number=number),
         "personalise": lambda: asked.personalise(number=number),
+        "groups": lambda: asked.fit(number),
     }
     return made[kind]()
 
@@ -108,6 +109,7 @@ ASKED = {
     "fit": ([{}, EVERYTHING], [ANALYTIC, {**ANALYTIC, **CROSS_SITE}]),
     "own": ([CROSS_SITE, {**ANALYTIC, **CROSS_SITE}], [{}, ANALYTIC, {"personalisation": {}}]),
     "personalise": ([{"personalisation": {"epochs": 1}}, EVERYTHING], [{}, ANALYTIC, CROSS_SITE]),
+    "groups": ([{"evaluation": {"groups": ["sex"]}}], [{}, ANALYTIC, EVERYTHING]),
     "initial": ([{"tune": {"part": "last-blocks", "blocks": 1}}], [{}, ANALYTIC, EVERYTHING]),
 }
 """By kind: jobs that ask for it, and jobs that do not."""
@@ -115,7 +117,7 @@ ASKED = {
 
 @pytest.mark.parametrize("kind", [kind for kind in REQUESTS if kind not in PHASE_REQUESTS])
 def test_a_hospital_answers_what_the_job_asks_for_and_nothing_else(kind, phantoms, hospital_with, job, requests_of):
-    hospital = hospital_with(phantoms["hospital-a"], allow_tuning=("head", "last-blocks"))
+    hospital = hospital_with(phantoms["hospital-a"], allow_tuning=("head", "last-blocks"), allow_groups=("sex",))
     asking, others = ASKED[kind]
     for changes in asking:
         assert REFUSAL not in hospital.answer(kind, in_kind(requests_of(job(**changes), hospital), kind)).fields

@@ -13,7 +13,7 @@ from common.job import parse_job
 from common.wire import PERSONALISED, REFUSAL, Packed, dimensions, problem_with, reply_schema
 
 CODES = {code.value for code in RefusalCode}
-KINDS = ("describe", "initial", "statistics", "fit", "evaluate", "own", "personalise")
+KINDS = ("describe", "initial", "statistics", "fit", "evaluate", "own", "personalise", "groups")
 
 names = st.sampled_from(["weight", "bias", "mean", "scale", "job", "fingerprint", "round", "part", "images", "paths"])
 in_json = st.one_of(st.text(max_size=20), st.integers(), st.floats(), st.booleans(), st.none(), st.just([1.0]))
@@ -45,7 +45,7 @@ def door(phantoms, hospital_with, requests_of):
         "image": {"size": 64},
         "features": {"stages": "last"},
         "method": {"name": "fedavg", "warm_start": "analytic"},
-        "evaluation": {"cross_site": True},
+        "evaluation": {"cross_site": True, "groups": ["sex"]},
         "personalisation": {"epochs": 1},
     }
     job = parse_job(content)
@@ -59,6 +59,7 @@ def door(phantoms, hospital_with, requests_of):
         "evaluate": asked.evaluate(heads=1),
         "own": asked.statistics(),
         "personalise": asked.personalise(),
+        "groups": asked.fit(),
     }
     return hospital, good, json.loads(job.canonical_json())
 
@@ -138,6 +139,7 @@ LAX = {
     "approve": "auto",
     "allow_backbones": None,
     "allow_tuning": ("head",),
+    "allow_groups": ("sex", "age_band"),
     "allow_methods": None,
     "min_examples": 1,
     "min_patients": 1,
@@ -150,6 +152,7 @@ RULES = {
     "approve": st.just("manual"),
     "allow_backbones": st.sampled_from([("squeezenet1_1",), ("resnet50",), (f"squeezenet1_1@{'0' * 64}",)]),
     "allow_tuning": st.sampled_from([("head", "full"), ()]),
+    "allow_groups": st.sampled_from([(), ("age_band",), ("sex",)]),
     "allow_methods": st.sampled_from([("analytic",), ("fedavg",), ("analytic", "fedavg", "scaffold")]),
     "min_examples": st.integers(1, 40),
     "min_patients": st.integers(1, 40),
@@ -172,9 +175,15 @@ jobs = st.fixed_dictionaries(
             ]
         ),
         "evaluation": st.builds(
-            lambda test, cross: {"test_fraction": test, "validation_fraction": 0.3, "cross_site": cross},
+            lambda test, cross, groups: {
+                "test_fraction": test,
+                "validation_fraction": 0.3,
+                "cross_site": cross,
+                "groups": groups,
+            },
             st.sampled_from([0.2, 0.4]),
             st.booleans(),
+            st.sampled_from([[], ["sex"]]),
         ),
         "personalisation": st.sampled_from([None, {"epochs": 1}]),
         "features": st.sampled_from([{"stages": "last"}, {"stages": "last", "views": 2}]),
@@ -198,6 +207,7 @@ def request_of(asked, kind: str, number: int, part: str, heads: int) -> Packed:
         "fit": lambda: asked.fit(number),
         "evaluate": lambda: asked.evaluate(part, heads, number),
         "personalise": lambda: asked.personalise(part, number),
+        "groups": lambda: asked.fit(number),
     }[kind]()
 
 
@@ -209,6 +219,7 @@ def may_be_answered(policy: dict, job, train: np.ndarray, patients: int) -> bool
         and policy["allow_backbones"] in (None, ("squeezenet1_1",))
         and "head" in policy["allow_tuning"]
         and used <= set(policy["allow_methods"] or used)
+        and set(job.evaluation.groups) <= set(policy["allow_groups"])
         and train.sum() >= policy["min_examples"]
         and patients >= policy["min_patients"]
         and all(images == 0 or images >= policy["min_count"] for images in train)
@@ -244,7 +255,7 @@ def test_what_is_answered_keeps_to_the_policy_whatever_it_is(
             continue
         assert may_be_answered(rules, job, train, patients)
         assert largest <= most
-        assert number <= job.method.rounds or kind not in ("fit", "evaluate", "personalise")
+        assert number <= job.method.rounds or kind not in ("fit", "evaluate", "personalise", "groups")
         assert part != "train" or kind not in ("evaluate", "personalise")
         base = rules["min_count"]
         told = [reply.arrays[name] for name in ("confusion", "histograms", "patients") if name in reply.arrays]

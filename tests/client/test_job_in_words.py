@@ -7,6 +7,10 @@ from common.wire import ASKED_BY, SUMMED_BY
 PRIVATE = {"secure_aggregation": True, "differential_privacy": {"epsilon": 3.0}}
 
 
+LOCAL = {"privacy": {"differential_privacy": {"epsilon": 3.0, "noise": "own"}}}
+CENTRAL = {"privacy": {"differential_privacy": {"epsilon": 3.0, "unit": "hospital", "hospitals": 200}}}
+
+
 def words(job, **policy) -> dict[str, str]:
     return dict(in_words(job, Policy(**policy)))
 
@@ -40,6 +44,17 @@ def test_sizes_are_those_of_the_messages(job, requests_of, hospital_with, phanto
             "what leaves",
             "masked, as parts of sums over hospitals: numbers of images",
         ),
+        ({**LOCAL, "method": "fedavg"}, "protection", "all of the noise is added here, in training: nobody else"),
+        ({**LOCAL, "method": "fedavg"}, "what leaves", "with noise: the last layer's weights"),
+        ({**CENTRAL, "method": "fedavg"}, "protection", "The coordinator SEES this hospital's own numbers"),
+        ({**CENTRAL, "method": "fedavg"}, "protection", "whether this hospital took part: epsilon 3, delta 1e-05"),
+        ({**CENTRAL, "method": "fedavg"}, "protection", "it is not charged to this hospital's budget"),
+        ({**CENTRAL, "method": "fedavg"}, "what leaves", "numbers of images and patients, and sums of all features"),
+        (
+            {"evaluation": {"groups": ["age_band"]}},
+            "what leaves",
+            "on test patients by age band, small groups withheld",
+        ),
         ({}, "taking part", "needs 2 hospitals; each has 60 s"),
     ],
 )
@@ -60,7 +75,7 @@ def test_deep_tuning_says_that_more_leaves(job):
 
 def test_every_kind_of_request_is_in_what_leaves(job):
     """A kind that is added must be told to whoever approves."""
-    told = {"describe", "statistics", "fit", "evaluate", "distances", "own"}
+    told = {"describe", "statistics", "fit", "evaluate", "distances", "own", "groups"}
     assert "how unlike the training images" in words(job())["what leaves"]
     masked = {"keys", "shares", "masked", "confirm", "unmask"}  # their content: test_every_sum_is_in_what_leaves
     the_same = {"initial": "the pretrained arrays, which everybody has", "personalise": "counts"}
@@ -84,3 +99,26 @@ def test_every_sum_is_in_what_leaves(job, method):
     text = words(one)["what leaves"]
     assert text.count(";") + 1 == sum(of_job(one) for of_job in SUMMED_BY.values())
     assert ("with noise" in text) == (method == "dp-gd")
+
+
+def test_every_noised_head_under_secure_aggregation_is_in_what_leaves(job):
+    own = {"epsilon": 3.0, "noise": "own"}
+    one = job(method="fedavg", evaluation={}, privacy={"secure_aggregation": True, "differential_privacy": own})
+    text = words(one)["what leaves"]
+    assert text.count(";") + 1 == sum(of_job(one) for of_job in SUMMED_BY.values()) == 3
+    assert "with noise: the change of the last layer's weights in each of 20 rounds" in text
+    assert "nobody else has to be trusted" in words(one)["protection"]
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ({}, "images of 64 pixels"),
+        ({"window": "lung"}, "images of 64 pixels, seen in the window lung"),
+        ({"window": [40, 80], "slices": 5}, "seen in the window centre 40, width 80, 5 slices of each study averaged"),
+        ({"slices": "all"}, "images of 64 pixels, all slices of each study averaged"),
+    ],
+)
+def test_window_and_slices_are_told_where_a_job_chooses_them(job, image, words):
+    told = dict(in_words(job(image={"size": 64, **image}), Policy()))["the network"]
+    assert told.endswith(words)

@@ -27,7 +27,7 @@ from common.wire import MAX_HEADS, REFUSAL, Packed, bytes_of, dimensions, reply_
 OTHER_DIGEST = "0" * 64
 EVERYTHING = {
     "method": {"name": "fedavg", "rounds": 6, "warm_start": "analytic"},
-    "evaluation": {"test_fraction": 0.25, "validation_fraction": 0.2, "cross_site": True},
+    "evaluation": {"test_fraction": 0.25, "validation_fraction": 0.2, "cross_site": True, "groups": ["sex"]},
     "personalisation": {"epochs": 1},
 }
 """A job that asks for every kind of request, but the pretrained arrays."""
@@ -89,6 +89,7 @@ def by_kind(asked) -> dict[str, Packed]:
         "evaluate": asked.evaluate(),
         "own": asked.statistics(),
         "personalise": asked.personalise(),
+        "groups": asked.fit(),
     }
 
 
@@ -120,6 +121,7 @@ RULES = {
         "against-policy",
         "it asks for the method analytic; policy.allow_methods has: fedavg",
     ),
+    "groups": ({"allow_groups": ("age_band",)}, "against-policy", "by sex; policy.allow_groups has: age_band"),
     "rounds": ({"max_rounds": 5}, "against-policy", "it has 6 rounds; policy.max_rounds is 5"),
     "secure aggregation": (
         {"require_secure_aggregation": True},

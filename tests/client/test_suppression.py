@@ -305,7 +305,10 @@ def careful(phantoms, hospital_with, tmp_path_factory):
     return make
 
 
-PARTED = {"evaluation": {"test_fraction": 0.35, "validation_fraction": 0.3, "cross_site": True}, "personalisation": {}}
+PARTED = {
+    "evaluation": {"test_fraction": 0.35, "validation_fraction": 0.3, "cross_site": True, "groups": ["sex"]},
+    "personalisation": {},
+}
 
 
 @pytest.mark.parametrize("base", [2, 3, 5])
@@ -324,6 +327,7 @@ def test_every_reply_of_a_careful_hospital_passes_the_guard(base, careful, job, 
         "statistics": (asked.statistics(), {"standardisation": asked.standardisation}),
         "fit": (asked.fit(), {}),
         "own": (asked.statistics(), {}),
+        "groups": (asked.fit(), {}),
         **{
             f"evaluate {part}": (asked.evaluate(part, heads=64), {"heads": 64, "part": part})
             for part in EVALUATED_PARTS
@@ -335,7 +339,7 @@ def test_every_reply_of_a_careful_hospital_passes_the_guard(base, careful, job, 
         reply = hospital.answer(kind, request)
         assert screen([reply], Expected(kind, one, described=told_of, **more)) is reply, (name, dict(reply.fields))
         assert "loss-sum" not in reply.fields
-        for counts in unpack_counts(reply.arrays) if "confusion" in reply.arrays else []:
+        for counts in unpack_counts(reply.arrays) if "losses" in reply.arrays else []:
             assert all(
                 (part % base == 0).all() for part in (counts.confusion, counts.histograms, counts.calibration[:2])
             )

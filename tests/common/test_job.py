@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {
     "backbone": {"name": "resnet18", "weights": "IMAGENET1K_V1"},
 }
 DIGEST = "ab" * 32
-GOLDEN_ID = "b395fd36e4bbb445ab48d8bedba57bae63b734068150c0830394c277c705d78e"
+GOLDEN_ID = "96185315f344de0bb12237aff233fabc13322d917348ecd4e38bd3008495137e"
 
 
 def job(**changes: Any) -> Job:

@@ -40,7 +40,7 @@ JOBS: dict[str, tuple[Job, wire.Shapes]] = {
     "deep": (job(method="fedavg", tune="last-blocks"), SHAPES),
     "deep-scaffold": (job(method="scaffold", tune="last-blocks"), SHAPES),
 }
-DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21, "P": 3, "L": 7}
+DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21, "P": 3, "L": 7, "G": 2}
 """Of the schemas below; D is small to be quick."""
 
 
@@ -162,7 +162,7 @@ def test_optional_fields_may_be_absent_but_not_of_another_type() -> None:
     assert problem_with(Packed({}, {"hospital": None}), schema, DIMS) is not None  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("kind", ["statistics", "fit", "evaluate", "own", "personalise"])
+@pytest.mark.parametrize("kind", ["statistics", "fit", "evaluate", "own", "personalise", "groups"])
 def test_a_scale_that_would_divide_by_zero_is_refused(kind: str) -> None:
     good = valid(REQUESTS[kind])
     for number in (0.0, -1.0):
@@ -262,6 +262,7 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "distances": {"distances"},
         "own": {"weight", "bias"},
         "personalise": counts,
+        "groups": {"confusion"},
         "keys": {"encryption-key", "mask-key", "commitment", "signature"},
         "shares": {"ciphertexts", "digests"},
         "masked": {"vector"},
@@ -277,6 +278,7 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "distances": identity,
         "own": identity | {"examples"},
         "personalise": identity | {"part", "round"},
+        "groups": identity | {"round"},
         "keys": identity | {"session", "hospital"},
         "shares": identity | {"session"},
         "masked": identity | {"session", "purpose"},
@@ -286,6 +288,21 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
     secure = reply_schema("describe", job(privacy={"secure_aggregation": True}), {})
     assert set(secure.arrays) == set()
     assert {*secure.fields, *secure.optional} == identity | {"backbone-digest", "tuned-digest", "hospital"}
+    own = job(
+        method={"name": "fedavg"},
+        evaluation={},
+        privacy={"differential_privacy": {"epsilon": 3, "noise": "own"}},
+    )
+    noised = {kind: reply_schema(kind, own, {}) for kind in ("describe", "fit")}
+    assert {kind: set(schema.arrays) for kind, schema in noised.items()} == {
+        "describe": {"centre"},
+        "fit": {"weight", "bias"},
+    }
+    assert {kind: {*schema.fields, *schema.optional} for kind, schema in noised.items()} == {
+        "describe": identity | {"backbone-digest", "tuned-digest", "hospital"},
+        "fit": identity | {"round"},
+    }
+    assert {kind for kind in REPLIES if ASKED_BY[kind](own)} == {"describe", "fit", "evaluate"}
 
 
 TUNED = {"tuned.features.18.0.weight", "tuned.features.18.1.bias"}
@@ -338,6 +355,7 @@ ASKS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "deep": ({"method": "fedavg", "tune": "full"}, {"fit", "initial"}),
     "cross-site": ({"evaluation": {"cross_site": True}}, {"statistics", "own"}),
     "personalised": ({"personalisation": {}}, {"statistics", "personalise"}),
+    "groups": ({"evaluation": {"groups": ["sex"]}}, {"statistics", "groups"}),
 }
 
 
@@ -353,12 +371,13 @@ def test_what_a_job_adds_to_what_is_asked() -> None:
     corrections = {"correction.weight", "correction.bias"}
     assert added("analytic", replies=False) == added("fedavg", replies=False) == added("fednova", replies=False) == {}
     assert added("scaffold", replies=False) == {"fit": corrections}
-    assert added("deep", replies=False) == {"fit": TUNED, "evaluate": TUNED, "personalise": TUNED}
+    assert added("deep", replies=False) == {"fit": TUNED, "evaluate": TUNED, "personalise": TUNED, "groups": TUNED}
     deep_corrections = corrections | {f"correction.{name}" for name in TUNED}
     assert added("deep-scaffold", replies=False) == {
         "fit": TUNED | deep_corrections,
         "evaluate": TUNED,
         "personalise": TUNED,
+        "groups": TUNED,
     }
 
 
@@ -374,7 +393,7 @@ def test_tuned_arrays_are_float32_of_the_shapes_of_the_network() -> None:
 def test_the_dimensions_by_hand() -> None:
     """mobilenet_v2: the stage features.3 has 24 channels, the last 1280; T is half of the square with the diagonal."""
     small = job(features={"stages": ["features.3"], "pool": ["mean"]})
-    directions = {"R": 23, "V": 24}
+    directions = {"R": 23, "V": 24, "G": 0}
     assert dimensions(small, heads=7) == {"C": 3, "D": 24, "M": 7, "B": 256, "K": 15, "S": 25, "T": 325, **directions}
     assert (dimensions(job())["R"], dimensions(job(method="fedavg"))["R"]) == (64, 0)
     assert dimensions(job(method="fedavg"))["D"] == 1280

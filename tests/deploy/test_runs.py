@@ -36,9 +36,6 @@ def folder(federation: Federation, job: Job) -> Path:
     return new_folder(federation, job)
 
 
-ROSTER = Path("/federation/roster.txt")
-
-
 class FakeFlower:
     """Answers `status` with one answer after the other."""
 
@@ -67,12 +64,16 @@ def test_a_folder_has_the_job_and_is_new_each_time(federation: Federation, job: 
     assert set(folders(federation)) == {first, second}
 
 
-def test_a_run_is_started_with_absolute_paths(folder: Path) -> None:
+def test_a_run_is_started_with_absolute_paths_and_its_own_copy_of_the_roster(folder: Path, tmp_path: Path) -> None:
     flower: Any = FakeFlower("running")
+    roster = tmp_path / "roster.txt"
+    roster.write_text("st-marys ecdsa-sha2-nistp384 AAAA\n")
     (folder / "failure.json").write_text("{}")
-    assert start(flower, folder, ROSTER) == 101
-    assert start(flower, folder, ROSTER, resume=True) == 102
-    expected = {"job": str(folder / "job.json"), "out": str(folder), "engine": "deployment", "roster": str(ROSTER)}
+    assert start(flower, folder, roster) == 101
+    assert start(flower, folder, roster, resume=True) == 102
+    copy = folder / "roster.txt"
+    assert copy.read_text() == roster.read_text()
+    expected = {"job": str(folder / "job.json"), "out": str(folder), "engine": "deployment", "roster": str(copy)}
     assert flower.configs == [{**expected, "resume": False}, {**expected, "resume": True}]
     assert flower.apps[0] == {"client", "common", "server", "pyproject.toml"}
     assert run_ids(folder) == [101, 102]
@@ -80,7 +81,7 @@ def test_a_run_is_started_with_absolute_paths(folder: Path) -> None:
 
 
 def test_runs_are_found_by_name_path_and_id(federation: Federation, folder: Path) -> None:
-    start(FakeFlower("running"), folder, ROSTER)  # type: ignore[arg-type]
+    start(FakeFlower("running"), folder, federation.roster)  # type: ignore[arg-type]
     assert find(federation, folder.name) == find(federation, str(folder)) == find(federation, "101") == folder
     with pytest.raises(ConfigError, match=f"no run 'other'.*the latest are: {folder.name}"):
         find(federation, "other")
@@ -131,14 +132,14 @@ def test_a_run_that_flower_never_ends_is_given_up(folder: Path) -> None:
         follow(FakeFlower("running"), folder, 1, sleeping({}))  # type: ignore[arg-type]
 
 
-def test_what_cannot_be_gone_on_with_is_refused(folder: Path) -> None:
+def test_what_cannot_be_gone_on_with_is_refused(federation: Federation, folder: Path) -> None:
     flower: Any = FakeFlower("running")
     with pytest.raises(ConfigError, match="has no checkpoint yet"):
         require_resumable(flower, folder)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.safetensors").touch()
     require_resumable(flower, folder)
-    start(flower, folder, ROSTER)
+    start(flower, folder, federation.roster)
     with pytest.raises(ConfigError, match=r"is still going \(run 101, running\); stop it first"):
         require_resumable(flower, folder)
     require_resumable(FakeFlower(None), folder)  # type: ignore[arg-type]

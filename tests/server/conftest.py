@@ -10,6 +10,7 @@ from flwr.app import Error, Message, RecordDict
 
 from common.drift import learning_rates
 from common.flower_records import MESSAGE_TYPES, from_records, to_records
+from common.groups import group_names
 from common.head import Head
 from common.job import Job, job_from_json
 from common.messages import Description, Space, pack_counts, unpack_heads, unpack_named, unpack_standardisation
@@ -147,6 +148,15 @@ class Scripted:
         personalised = Head(head.weight + np.float32(self.step), head.bias)
         heads = dict(zip(PERSONALISED, (head, personalised, self.own(job, request)), strict=True))
         return Packed(pack_counts(self._counts(job, request, str(request.fields["part"]), list(heads.values()))))
+
+    def _groups(self, job: Job, request: Packed) -> Packed:
+        """Half of the test images are of the first group of each attribute, the rest of none."""
+        [counts] = self._counts(job, request, "test", [Model.from_arrays(request.arrays).head])
+        names = group_names(job.evaluation.groups)
+        firsts = [place for place, (attribute, _) in enumerate(names) if names[place - 1][0] != attribute or place == 0]
+        found = np.zeros((len(names), job.num_classes, job.num_classes), np.int32)
+        found[firsts] = counts.confusion // 2
+        return Packed({"confusion": found})
 
     def _standardised(self, part: str, request: Packed) -> tuple[np.ndarray, np.ndarray]:
         features, labels = self.examples[part]

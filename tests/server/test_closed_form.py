@@ -23,6 +23,7 @@ from server.rounds import Hooks, run_job
 from server.training import LOST_ROUNDS_IN_A_ROW
 
 THREE = ["a", "b", "c"]
+ECE = ("ece_before", "ece_after")
 ALL = [[60, 50, 40], [20, 20, 20], [15, 15, 15]]
 """Training, validation and test examples of each class, of all hospitals together."""
 
@@ -87,7 +88,8 @@ def test_any_split_gives_the_pooled_head_in_one_round_of_training(how, small_job
     expected = standardisation_of(pooled).fold(divided(head, choice["temperature"]))
     assert differ(outcome.model.head, expected) < 1e-5
     whole = run_job(job, exchange_with({"whole": scripted(examples=pooled)}))
-    assert (outcome.choice, outcome.model.tuned) == (whole.choice, {})
+    assert outcome.model.tuned == {}
+    assert outcome.choice == {**whole.choice, **{key: pytest.approx(whole.choice[key], rel=1e-5) for key in ECE}}
     assert differ(outcome.model.head, whole.model.head) < 1e-5
     # Sums once; then the candidates, the temperatures, the distances, and the test: counts only.
     for hospital in hospitals.values():
@@ -124,6 +126,9 @@ def test_the_candidate_and_the_temperature_are_the_best_on_the_validation_patien
     assert chosen == (best.stages, best.strength, best.balanced)
     losses = [judged(divided(best.head, temperature)).log_loss for temperature in TEMPERATURES]
     assert outcome.choice["temperature"] == TEMPERATURES[int(np.argmin(losses))]
+    calibrated = divided(best.head, outcome.choice["temperature"])
+    errors = [judged(head).ece for head in (best.head, calibrated)]
+    assert [outcome.choice[key] for key in ECE] == pytest.approx(errors, rel=1e-4)
     assert 0 < int(np.argmin(losses)) < len(TEMPERATURES) - 1
     assert rounds[0].validation.log_loss == pytest.approx(min(losses), rel=1e-4)
     assert rounds[0].validation.n == 60
@@ -136,7 +141,7 @@ def test_what_was_chosen_is_in_the_summary(small_job, scripted, exchange_with, p
     recorder.finish(outcome)
     summary = json.loads((recorder.folder / "summary.json").read_text())
     assert summary["closed_form"] == outcome.choice
-    assert set(outcome.choice) == {"candidates", "stages", "ridge", "class_weights", "temperature"}
+    assert set(outcome.choice) == {"candidates", "stages", "ridge", "class_weights", "temperature", *ECE}
 
 
 def test_a_projected_job_sends_less_and_gives_the_head_of_projected_features(
@@ -369,7 +374,7 @@ def test_without_validation_patients_the_sums_alone_choose_and_it_is_said(
     best = min(RIDGE, key=ridge.error_left_out)
     assert RIDGE[0] < best < RIDGE[-1]
     choice = {"candidates": 16, "stages": "all", "ridge": best, "class_weights": "none", "temperature": 1.0}
-    assert outcome.choice == choice
+    assert outcome.choice == {**choice, **dict.fromkeys(ECE)}
     assert rounds[0].validation is None
     expected = standardisation_of(given).fold(ridge.logits(best))
     assert differ(outcome.model.head, expected) < 1e-5

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import FederationError
-from common.head import Standardisation
+from common.head import Head, Standardisation
 from common.job import parse_job
-from common.messages import Description, Space
+from common.messages import Description, Space, pack_counts
+from common.metrics import count
+from common.model import Model
 from common.sums import Sums
 from common.wire import STATISTICS_DTYPE, Packed
 from server.guard import Expected, screen
@@ -497,3 +499,50 @@ def test_what_a_hospital_calls_its_pretrained_arrays_is_never_repeated(
     )
     assert "Doe" not in str(caught.value)
     assert "Doe" not in caplog.text
+
+
+# ------------------------------------------------------------------------------------------- hospitals with noise of their own
+
+NOISED = {
+    "evaluation": {},
+    "method": {"name": "fedavg"},
+    "privacy": {"differential_privacy": {"epsilon": 3, "noise": "own"}},
+}
+
+
+def noised_reply(one, kind):
+    identity = {"job-id": one.job_id, "fingerprint": "a" * 64}
+    if kind == "describe":
+        centre = np.zeros(one.num_features + 1)
+        return Packed({"centre": centre}, {**identity, "backbone-digest": "b" * 64, "tuned-digest": "c" * 64})
+    weight = np.zeros((one.num_classes, one.num_features), np.float32)
+    return Packed({"weight": weight, "bias": np.zeros(one.num_classes, np.float32)}, {**identity, "round": 1})
+
+
+@pytest.mark.parametrize("kind", ["describe", "fit"])
+def test_noised_answers_pass_and_exact_numbers_among_them_do_not(job, kind):
+    one = job(**NOISED)
+    good, expected = noised_reply(one, kind), Expected(kind, one)
+    assert screen([good], expected) is good
+    for extra in ({"examples": 40}, {"loss-sum": 1.0}, {"decoded": 3}):
+        assert isinstance(screen([Packed(good.arrays, {**good.fields, **extra})], expected), str)
+    for name, array in good.arrays.items():
+        broken = {**good.arrays, name: np.full_like(array, np.nan)}
+        assert isinstance(screen([Packed(broken, good.fields)], expected), str)
+
+
+def test_a_noised_head_is_held_to_the_norm(job):
+    one = job(**NOISED, guard={"max_update_norm": 1.0})
+    good = noised_reply(one, "fit")
+    start = Model(Head(np.full_like(good.arrays["weight"], 0.5), np.zeros(2, np.float32)))
+    assert "guard.max_update_norm is 1" in str(screen([good], Expected("fit", one, start=start)))
+
+
+def test_counts_of_a_hospital_with_noise_of_its_own_may_not_contradict_themselves(job):
+    one = job(**NOISED)
+    counts = count(np.array([[0.2, 0.8], [0.9, 0.1]]), np.array([1, 0]))
+    fields = {"job-id": one.job_id, "fingerprint": "a" * 64, "part": "test", "round": 1}
+    good = Packed(pack_counts([counts]), fields)
+    assert screen([good], Expected("evaluate", one, part="test")) is good
+    wrong = {**good.arrays, "confusion": good.arrays["confusion"] + 1}
+    assert "counts:" in str(screen([Packed(wrong, fields)], Expected("evaluate", one, part="test")))

@@ -1,6 +1,8 @@
 """Jobs with secure aggregation: the same head as without, whoever drops out when, and nothing of a single hospital on the way."""
 
+import csv
 import io
+import json
 import shutil
 
 import numpy as np
@@ -101,6 +103,55 @@ def far(one, other):
         (one.model.head.weight, one.model.head.bias), (other.model.head.weight, other.model.head.bias), strict=True
     )
     return max(np.abs(a - b).max() for a, b in both) / size
+
+
+def with_sex(folders, folder, column=True):
+    """A hospital of the images of some others: every second patient of a class is a woman, twelve are in test."""
+    folder.mkdir()
+    rows = sorted(
+        (row.label, f"{one.name}-{row.patient_id}", row.path.resolve()) for one in folders for row in read_rows(one)
+    )
+    numbers = {}
+    for label in ("normal", "opacity"):
+        patients = sorted({patient for other, patient, _ in rows if other == label} - set(numbers))
+        numbers |= {patient: number for number, patient in enumerate(patients)}
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "patient_id", "split", *(["sex"] if column else [])])
+        for label, patient, path in rows:
+            number = numbers[patient]
+            part = "test" if number < (12 if column else 4) else "train"
+            writer.writerow([path, label, patient, part, *([("f", "m")[number % 2]] if column else [])])
+    return folder
+
+
+def test_counts_by_group_are_those_without_secure_aggregation(run, phantoms, silent, tmp_path):
+    replies = silent()
+    folders = [phantoms[f"hospital-{letter}"] for letter in "bdcge"]
+    hospitals = {
+        "a": with_sex(folders[:2], tmp_path / "a"),
+        "b": with_sex(folders[2:4], tmp_path / "b"),
+        "c": with_sex(folders[4:], tmp_path / "c", column=False),
+    }
+    by_sex = {"evaluation": {"groups": ["sex"]}}
+    plain, secure = (
+        run(job(name="groups", **by_sex), hospitals, "plain"),
+        run(job(name="groups", privacy=SECURE, **by_sex), hospitals, "secure"),
+    )
+    sexes, summed = (one.summary["groups"]["sex"] for one in (plain, secure))
+    own = json.loads((plain.folder / "counts.json").read_text())["groups"]["confusion"]
+    assert not np.any(own["c"])
+    assert [sexes[sex]["hospitals"] for sex in ("female", "male")] == [2, 2]
+    assert [summed[sex]["hospitals"] for sex in ("female", "male")] == [None, None]
+    for sex in ("female", "male"):
+        assert summed[sex]["n"] == sexes[sex]["n"] > 20
+        assert summed[sex]["accuracy"] == pytest.approx(sexes[sex]["accuracy"], abs=0.05)
+    told = json.loads((secure.folder / "counts.json").read_text())["groups"]["confusion"]
+    assert list(told) == ["pooled"]
+    assert "saw sums over hospitals only" in (secure.folder / "MODEL_CARD.md").read_text()
+    secured = [kind for _, kind, request, _ in replies if '"secure_aggregation":true' in str(request.fields["job"])]
+    assert "masked" in secured
+    assert not {"groups", "evaluate"} & set(secured)
 
 
 @pytest.mark.parametrize("hospitals", [3, 5, pytest.param(20, marks=pytest.mark.slow)])

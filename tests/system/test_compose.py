@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 
 pytestmark = pytest.mark.compose
 
@@ -107,6 +109,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
+def secured(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of the demonstration with secure aggregation."""
+    plain = "sed -e '/^name:/d' -e '/^evaluation:/d' -e '/^personalisation:/d' /configs/demo.yaml"
+    more = "printf 'name: secured\\nprivacy: {secure_aggregation: true}\\n'"
+    ask = f"({plain}; {more}) > /tmp/secured.yaml && consilium coordinator run /tmp/secured.yaml"
+    print(compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", "coordinator", "-c", ask))
+    copy = tmp_path_factory.mktemp("secured")
+    compose("cp", f"superexec:{RUNS}/.", str(copy))
+    (folder,) = copy.glob("secured-*")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def trusting(run: Path) -> ssl.SSLContext:
     """What trusts the federation's authority and nothing else."""
     return ssl.create_default_context(cadata=inside("gateway", "cat", "/etc/consilium/ca.crt"))
@@ -160,6 +175,21 @@ def test_the_federation_trains(run: Path) -> None:
     assert (run / "model.safetensors").exists()
     assert (run / "report.html").exists()
     assert "finished:completed" in compose("run", "--rm", "-T", "--no-deps", "coordinator", "status")
+
+
+def test_the_federation_trains_with_secure_aggregation(run: Path, secured: Path) -> None:
+    with (
+        safe_open(run / "model.safetensors", "numpy") as plain,
+        safe_open(secured / "model.safetensors", "numpy") as masked,
+    ):
+        for name in plain.keys():  # noqa: SIM118
+            one, other = plain.get_tensor(name), masked.get_tensor(name)
+            assert np.abs(one - other).max() <= 1e-4 * max(np.abs(one).max(), 1e-6)
+    file = "--file /etc/consilium/hospital.yaml --out /tmp/ledger.json"
+    shell("agent-a", f"consilium hospital ledger export --format json {file}")
+    ledger = json.loads(shell("agent-a", "cat /tmp/ledger.json"))
+    sent = [one for one in ledger["entries"] if one.get("job") == "secured" and one["decision"] == "sent"]
+    assert {one["kind"] for one in sent} == {"describe", "keys", "shares", "masked", "unmask"}
 
 
 @pytest.mark.usefixtures("run")
@@ -232,11 +262,12 @@ class TestAgent:
         ]
 
     @pytest.mark.parametrize("service", AGENTS)
-    def test_has_no_key_of_the_federation(self, service: str) -> None:
+    def test_sees_no_more_than_it_needs(self, service: str) -> None:
         mounts = {mount["Destination"] for mount in inspect(service)["Mounts"]}
         assert mounts == {
             "/data",
             "/etc/consilium/hospital.yaml",
+            "/etc/consilium/kit",
             "/run/consilium",
             "/var/lib/consilium/cache",
             "/var/lib/consilium/state",
