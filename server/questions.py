@@ -73,7 +73,7 @@ class Questions:
         """
         members = self.members.by_node()
         fields = fields or {}
-        standardised = self.standardisation is not None and kind != "initial"
+        standardised = self.standardisation is not None and kind not in ("initial", "distances")
         request = Packed(
             {
                 **(arrays or {}),
