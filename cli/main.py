@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cli import advise, compare, coordinator, hospital, images, runs, tables
+from cli import advise, compare, coordinator, diagnose, hospital, images, runs, tables
 from common.errors import ConsiliumError
 
 EXIT_CODES = """
@@ -38,7 +38,7 @@ app.command("report")(runs.report)
 app.command("compare", epilog=compare.ROWS_TEXT)(compare.compare)
 app.command("check")(images.check)
 app.command("advise")(advise.advise)
-app.command("diagnose")(images.diagnose)
+app.command("diagnose")(diagnose.diagnose)
 app.command("backbones")(tables.backbones)
 app.command("methods")(tables.methods)
 app.add_typer(coordinator.app, name="coordinator")

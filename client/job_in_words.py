@@ -55,6 +55,7 @@ def _leaves(job: Job) -> str:
         )
     if ASKED_BY["own"](job):
         sent.append(f"a last layer trained here alone, {_size('own', job)} once")
+    sent.append("how many validation images are how unlike the training images")
     sent.append("counts of right and wrong answers, score histograms and loss sums on validation and test patients")
     return "; ".join(sent)
 
@@ -67,6 +68,7 @@ def _leaves_masked(job: Job) -> list[str]:
         "statistics": "sums of products of features, over all training images",
         "fit": f"the change of the weights in each of {job.method.rounds} rounds, with counts",
         "evaluate": "counts of right and wrong answers, score histograms and loss sums on validation and test patients",
+        "distances": "how many validation images are how unlike the training images",
         "centre": "with noise: sums of all features, and the number of patients",
         "noised-statistics": "with noise: bounded sums of products of features",
         "gradient": f"with noise: the sum of the patients' bounded gradients in each of {job.method.rounds} rounds",

@@ -15,7 +15,14 @@ from common.dp.noisy_sums import bounded_sums
 from common.dp.private_features import centre_sums
 from common.errors import Refusal, RefusalCode
 from common.head import Float64, Standardisation
-from common.messages import pack_counts, unpack_below, unpack_heads, unpack_model, unpack_standardisation
+from common.messages import (
+    pack_counts,
+    unpack_below,
+    unpack_heads,
+    unpack_model,
+    unpack_named,
+    unpack_standardisation,
+)
 from common.metrics import ClassificationCounts, derive
 from common.model import TUNED
 from common.packed import AnyArray, Packed
@@ -23,6 +30,7 @@ from common.private_release import noise_scale
 from common.secure_sum.layout import within_norm
 from common.secure_sum.terms import Terms
 from common.summed import Question, in_two_parts
+from common.unlike import UNLIKE, Spread
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +97,10 @@ def _evaluate(part: Participation, question: Question, request: Packed) -> Array
     return pack_counts(counts)
 
 
+def _distances(part: Participation, question: Question, request: Packed) -> Arrays:  # noqa: ARG001
+    return {"distances": part.distances(Spread.from_arrays(unpack_named(UNLIKE, request.arrays)))}
+
+
 def tell_own(counts: ClassificationCounts, number: int) -> None:
     """This hospital's own metrics, which nobody else learns, as a line of its log."""
     found = derive(counts)
@@ -133,6 +145,7 @@ _EXACT: Mapping[str, Callable[[Participation, Question, Packed], Arrays]] = {
     "statistics": _statistics,
     "fit": _fit,
     "evaluate": _evaluate,
+    "distances": _distances,
 }
 _NOISED: Mapping[str, Callable[[Participation, Packed], Float64]] = {
     "centre": _centre,

@@ -13,24 +13,32 @@ OTHER = "other"
 
 @dataclass(frozen=True)
 class ModalityRow:
-    """mirror: left and right may be exchanged. why: the reason, for people."""
+    """mirror: left and right may be exchanged. why: the reason, for people. grey: such images have no colour.
+
+    upright: they have one way up, so that a turned one is a mistake.
+    """
 
     mirror: bool
     why: str
+    grey: bool = False
+    upright: bool = False
 
 
 MODALITIES: Mapping[str, ModalityRow] = MappingProxyType(
     {
         "chest-xray": ModalityRow(
-            True, "lung findings lie on either side; for a reversed heart (situs inversus) set mirror: false"
+            True,
+            "lung findings lie on either side; for a reversed heart (situs inversus) set mirror: false",
+            grey=True,
+            upright=True,
         ),
-        "bone-xray": ModalityRow(True, "limbs come in mirrored pairs"),
-        "mammography": ModalityRow(True, "the two breasts mirror each other"),
-        "brain-mri": ModalityRow(True, "the hemispheres mirror each other"),
-        "brain-ct": ModalityRow(True, "the hemispheres mirror each other"),
-        "chest-ct": ModalityRow(True, "lung findings lie on either side"),
-        "abdominal-ct": ModalityRow(False, "liver, spleen and stomach each have their side"),
-        "abdominal-mri": ModalityRow(False, "liver, spleen and stomach each have their side"),
+        "bone-xray": ModalityRow(True, "limbs come in mirrored pairs", grey=True),
+        "mammography": ModalityRow(True, "the two breasts mirror each other", grey=True),
+        "brain-mri": ModalityRow(True, "the hemispheres mirror each other", grey=True, upright=True),
+        "brain-ct": ModalityRow(True, "the hemispheres mirror each other", grey=True, upright=True),
+        "chest-ct": ModalityRow(True, "lung findings lie on either side", grey=True, upright=True),
+        "abdominal-ct": ModalityRow(False, "liver, spleen and stomach each have their side", grey=True, upright=True),
+        "abdominal-mri": ModalityRow(False, "liver, spleen and stomach each have their side", grey=True, upright=True),
         "ultrasound": ModalityRow(True, "the probe may be held either way round, never from below"),
         "fundus": ModalityRow(True, "the two eyes mirror each other"),
         "oct": ModalityRow(True, "the two eyes mirror each other; the layers have an order from above"),

@@ -6,6 +6,7 @@
 | statistics        | the sums of the closed-form head, and its number of examples                             |
 | fit               | the change of the model x examples; examples; loss; counts of the model that it was sent |
 | evaluate          | counts of some heads                                                                     |
+| distances         | validation images by class and distance from the training images                         |
 | centre            | sums of patients' features and the number of patients, noised (`common.dp`)              |
 | noised-statistics | the bounded sums of the closed form, noised                                              |
 | gradient          | the sum of patients' clipped gradients, noised                                           |
@@ -126,6 +127,8 @@ def layout_of(question: Question, job: Job, tuned: Shapes) -> Layout:
             slots += [_real("loss"), *_counts({"examples": (), "loss-examples": ()}), *_of_heads(1, classes)]
         case "evaluate":
             slots = _of_heads(question.heads, classes)
+        case "distances":
+            slots = _counts({"distances": (classes, SCORE_BINS)})
         case "centre":
             slots = _counts({"units": (features + 1,)})
         case "noised-statistics":

@@ -19,7 +19,7 @@ from server.now import Question, Watch
 from server.pending import Asked
 from server.strategies import answers_needed
 
-_PHASES = {"own": "cross-site", "personalise": "personalisation"}
+_PHASES = {"distances": "validation", "own": "cross-site", "personalise": "personalisation"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Questions:
         """
         members = self.members.by_node()
         fields = fields or {}
-        standardised = self.standardisation is not None and kind != "initial"
+        standardised = self.standardisation is not None and kind not in ("initial", "distances")
         request = Packed(
             {
                 **(arrays or {}),

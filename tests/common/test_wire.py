@@ -259,6 +259,7 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "statistics": {"gram", "class-sums"},
         "fit": {"weight", "bias"} | counts,
         "evaluate": counts,
+        "distances": {"distances"},
         "own": {"weight", "bias"},
         "personalise": counts,
         "keys": {"encryption-key", "mask-key", "commitment", "signature"},
@@ -273,6 +274,7 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "statistics": identity | {"examples"},
         "fit": identity | {"round", "examples", "loss-sum"},
         "evaluate": identity | {"part", "round"},
+        "distances": identity,
         "own": identity | {"examples"},
         "personalise": identity | {"part", "round"},
         "keys": identity | {"session", "hospital"},
@@ -343,7 +345,7 @@ ASKS: dict[str, tuple[dict[str, Any], set[str]]] = {
 def test_which_kinds_a_job_asks_for_by_hand(name: str) -> None:
     changes, kinds = ASKS[name]
     asked = {kind for kind, asks in ASKED_BY.items() if asks(job(**changes))}
-    assert asked == {"describe", "evaluate"} | kinds
+    assert asked == {"describe", "evaluate", "distances"} | kinds
     assert set(ASKED_BY) == set(REQUESTS) == set(REPLIES)
 
 
