@@ -27,14 +27,7 @@ from common.web.uploads import KINDS, suffix_of
 SHOWN_PX = 640
 """Side of the square in which an image is shown, framed as the model sees it."""
 
-_WORDS = (
-    (0.95, "very likely"),
-    (0.8, "likely"),
-    (0.6, "rather likely"),
-    (0.4, "open"),
-    (0.2, "rather unlikely"),
-    (0.05, "unlikely"),
-)
+_WORDS = ((0.95, "very likely"), (0.8, "likely"), (0.6, "more likely than not"), (0.0, "undecided"))
 _REFERENCE = {
     "auroc": "AUROC",
     "sensitivity": "sensitivity",
@@ -96,13 +89,18 @@ class Model:
         if found.problem is not None:
             raise DataError("the image cannot be read")
         refer = found.label == REFER
+        leaning = max(found.probabilities, key=lambda name: found.probabilities[name])
         return Answer(
             label=None if refer else found.label,
             refer=refer,
             reasons=[_unsure(found.probabilities, self.refer_below)] if refer else [],
-            probabilities=in_words(found.probabilities),
+            leaning=leaning,
+            words=words_of(found.probabilities[leaning]),
+            notes=[],
+            probabilities=ordered(found.probabilities),
             image=png(shown),
             heatmap=None,
+            heatmap_words=None,
             kind=KINDS[suffix],
             seconds=round(time.perf_counter() - start, 3),
         )
@@ -166,15 +164,15 @@ def about(manifest: Manifest, refer_below: float, most_bytes: int) -> ModelSaid:
     )
 
 
-def in_words(probabilities: Mapping[str, float]) -> list[Probability]:
-    """Probabilities with words, the greatest first."""
-    ordered = sorted(probabilities.items(), key=lambda item: -item[1])
-    return [Probability(name=name, probability=value, words=words_of(value)) for name, value in ordered]
+def ordered(probabilities: Mapping[str, float]) -> list[Probability]:
+    """Probabilities, the greatest first."""
+    found = sorted(probabilities.items(), key=lambda item: -item[1])
+    return [Probability(name=name, probability=value) for name, value in found]
 
 
-def words_of(probability: float) -> str:
-    """A probability in [0, 1] in words."""
-    return next((words for least, words in _WORDS if probability >= least), "very unlikely")
+def words_of(confidence: float) -> str:
+    """A confidence in [0, 1] in words."""
+    return next(words for least, words in _WORDS if confidence >= least)
 
 
 def _unsure(probabilities: Mapping[str, float], refer_below: float) -> str:

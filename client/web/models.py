@@ -128,25 +128,29 @@ class ModelSaid(_Said):
 
 
 class Probability(_Said):
-    """The model's probability of a class, in [0, 1], and in words."""
+    """The model's probability of a class, in [0, 1]."""
 
     name: str
     probability: float
-    words: str
 
 
 class Answer(_Said):
     """What the model says of one image.
 
-    label: the most probable class, or null if it refers; then reasons say why. image: what the model saw, a PNG in base64.
-    heatmap: where the answer comes from, a PNG with transparency of the same square, or null if there is none.
+    label: a class, or null if it refers to a radiologist; then reasons say why. leaning: what the label would be without them, and
+    words: how sure the model is of that. notes: what else is to be known of the image. image: what the model saw, a PNG in base64.
+    heatmap: where the answer comes from, a PNG with transparency of the same square; heatmap_words: how it was made. Null without.
     """
 
     label: str | None
     refer: bool
     reasons: list[str]
+    leaning: str
+    words: str
+    notes: list[str]
     probabilities: list[Probability]
     image: str
     heatmap: str | None
+    heatmap_words: str | None
     kind: str
     seconds: float

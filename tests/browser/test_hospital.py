@@ -127,6 +127,8 @@ def test_an_image_at_the_bedside(page, address, picture, png):
     file.set_input_files(brought("unsure.png", png + b"unsure"))
     expect(page.get_by_role("heading", name="Refer to a radiologist")).to_be_visible()
     expect(page.get_by_text("below 80% a radiologist decides")).to_be_visible()
+    expect(page.get_by_text("would say opacity: undecided")).to_be_visible()
+    expect(page.get_by_text("the image is dark")).to_be_visible()
     picture(page, "bedside-refer")
 
 

@@ -22,12 +22,9 @@ const row = (one, first) => {
   name.scope = "row";
   name.textContent = one.name;
   line.append(name);
-  for (const words of [percent(one.probability), one.words]) {
-    const cell = document.createElement("td");
-    cell.textContent = words;
-    line.append(cell);
-  }
-  line.lastChild.className = "words";
+  const share = document.createElement("td");
+  share.textContent = percent(one.probability);
+  line.append(share);
   const cell = document.createElement("td"), bar = document.createElement("progress");
   bar.max = 1;
   bar.value = one.probability;
@@ -35,6 +32,15 @@ const row = (one, first) => {
   cell.append(bar);
   line.append(cell);
   return line;
+};
+
+const list = (id, sentences) => {
+  at(id).hidden = !sentences.length;
+  at(id).querySelector("ul").replaceChildren(...sentences.map((words) => {
+    const item = document.createElement("li");
+    item.textContent = words;
+    return item;
+  }));
 };
 
 const setOpacity = () => {
@@ -45,14 +51,12 @@ const setOpacity = () => {
 
 const show = (found, name) => {
   const verdict = at("verdict");
-  verdict.textContent = found.refer ? "Refer to a radiologist" : `${found.label}: ${found.probabilities[0].words}`;
+  verdict.textContent = found.refer ? "Refer to a radiologist" : `${found.label}: ${found.words}`;
   verdict.classList.toggle("refer", found.refer);
-  at("reasons").hidden = !found.reasons.length;
-  at("reasons").querySelector("ul").replaceChildren(...found.reasons.map((words) => {
-    const item = document.createElement("li");
-    item.textContent = words;
-    return item;
-  }));
+  list("reasons", found.reasons);
+  list("notes", found.notes);
+  at("leaning").hidden = !found.refer;
+  at("leaning").textContent = found.refer ? `Without that the model would say ${found.leaning}: ${found.words}.` : "";
   at("chances").replaceChildren(...found.probabilities.map((one, index) => row(one, index === 0)));
   at("details").textContent = `${name} · ${found.kind} · answered in ${found.seconds.toFixed(2)} s`;
   at("image").src = `data:image/png;base64,${found.image}`;
@@ -61,7 +65,7 @@ const show = (found, name) => {
   at("heat-control").hidden = !heat;
   if (heat) at("heat").src = `data:image/png;base64,${found.heatmap}`;
   at("heat-words").textContent = heat
-    ? "The image as the model sees it. Warm colours: what speaks for its answer. It shows where, not why, and can mislead."
+    ? `The image as the model sees it. Warm colours: ${found.heatmap_words}. It shows where, not why, and can mislead.`
     : "The image as the model sees it. This model gives no heatmap.";
   setOpacity();
   at("result").hidden = false;

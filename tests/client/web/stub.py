@@ -5,7 +5,7 @@ import io
 
 from PIL import Image, ImageDraw
 
-from client.web.bedside import UnknownKind, in_words
+from client.web.bedside import UnknownKind, ordered
 from client.web.models import Answer, ModelSaid, Reference
 from common.errors import DataError
 
@@ -59,9 +59,13 @@ class Stub:
             label=None if refer else "opacity",
             refer=refer,
             reasons=["The greatest probability is 55%; below 80% a radiologist decides."] if refer else [],
-            probabilities=in_words({"normal": 0.45, "opacity": 0.55} if refer else {"normal": 0.03, "opacity": 0.97}),
+            leaning="opacity",
+            words="undecided" if refer else "very likely",
+            notes=["the image is dark"] if refer else [],
+            probabilities=ordered({"normal": 0.45, "opacity": 0.55} if refer else {"normal": 0.03, "opacity": 0.97}),
             image=picture(),
             heatmap=picture("RGBA"),
+            heatmap_words="what speaks for opacity, a class activation map",
             kind="PNG",
             seconds=0.12,
         )

@@ -118,6 +118,7 @@ def test_below_the_threshold_it_refers_and_says_why(model, image):
     assert found.refer
     assert found.label is None
     assert "below 100%" in found.reasons[0]
+    assert found.leaning == found.probabilities[0].name
 
 
 @pytest.mark.parametrize(
@@ -208,18 +209,9 @@ def test_the_model_is_described_by_its_manifest(model):
     assert any("not a medical device" in one for one in about.limits)
 
 
-def test_words_go_up_with_the_probability():
-    words = [words_of(value) for value in (1.0, 0.95, 0.8, 0.6, 0.5, 0.3, 0.1, 0.0)]
-    assert words == [
-        "very likely",
-        "very likely",
-        "likely",
-        "rather likely",
-        "open",
-        "rather unlikely",
-        "unlikely",
-        "very unlikely",
-    ]
+def test_words_go_up_with_the_confidence():
+    words = [words_of(value) for value in (1.0, 0.95, 0.8, 0.6, 0.59, 0.0)]
+    assert words == ["very likely", "very likely", "likely", "more likely than not", "undecided", "undecided"]
 
 
 def test_no_path_is_logged(upload, caplog):
