@@ -137,9 +137,9 @@ class Probability(_Said):
 class Answer(_Said):
     """What the model says of one image.
 
-    label: a class, or null if it refers to a radiologist; then reasons say why. leaning: what the label would be without them, and
-    words: how sure the model is of that. notes: what else is to be known of the image. image: what the model saw, a PNG in base64.
-    heatmap: where the answer comes from, a PNG with transparency of the same square; heatmap_words: how it was made. Null without.
+    label: a class, or null if it refers to a radiologist; then reasons say why. leaning: what the label would be without them.
+    words: how sure the model is of that. notes: what else is to be known of it. image: as the model saw it, a PNG in base64.
+    heatmap: where the answer comes from, a PNG of the same square with transparency. heatmap_words: how it was made.
     """
 
     label: str | None
