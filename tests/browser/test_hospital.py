@@ -12,10 +12,13 @@ from client.approvals import Approvals
 from client.hospital_file import Data, HospitalFile
 from client.ledger import Ledger
 from client.policy import Policy
+from client.records import read_rows
+from client.web.bedside import SHOWN_PX, load_model
 from client.web.pages import DIAGNOSE, make_site
 from common.packed import REFUSAL, Packed
 from common.web.access import Access
 from common.web.gate import Rules
+from tests.client.web.drawn import drawn_model
 from tests.client.web.stub import Stub
 
 pytestmark = pytest.mark.browser
@@ -178,6 +181,18 @@ def test_everything_is_reached_with_the_keyboard(page, address):
     assert page.evaluate(
         "[...document.querySelectorAll('input')].every(one => one.labels?.length || one.type === 'hidden')"
     )
+
+
+def test_a_model_answers_at_the_bedside(page, served, picture, own, phantoms, job, tmp_path):
+    path = drawn_model(job(), tmp_path / "model.safetensors")
+    model = load_model(path, None, "cpu", None, None, 0.0, 5_000_000)
+    page.goto(served(make_site(own, Rules(Access("test"), large={DIAGNOSE: 5_000_000}), model)))
+    page.get_by_role("link", name="Bedside").click()
+    expect(page.get_by_text("random weights")).to_have_count(2)
+    page.locator("#file").set_input_files(next(row.path for row in read_rows(phantoms["hospital-c"])))
+    expect(page.locator("#verdict")).to_be_focused()
+    assert page.evaluate("document.getElementById('image').naturalWidth") == SHOWN_PX
+    picture(page, "bedside-model")
 
 
 def test_logging_out_ends_it(page, address):

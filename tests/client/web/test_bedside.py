@@ -9,7 +9,6 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,12 +20,9 @@ from client.web import bedside
 from client.web.api import UNREADABLE
 from client.web.bedside import Model, UnknownKind, as_file, load_model, warm
 from client.web.pages import DIAGNOSE, make_site
-from common.artifact import Manifest, save_model
-from common.backbones import backbone_row
-from common.head import Head
-from common.model import Model as Trained
 from common.web.access import Access
 from common.web.gate import WORDS, Rules
+from tests.client.web.drawn import drawn_model
 
 MOST = 2_000_000
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
@@ -34,30 +30,7 @@ SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script>ale
 
 @pytest.fixture(scope="module")
 def model_file(job, tmp_path_factory):
-    """A model of a drawn head on a random backbone: what it says means nothing."""
-    from client.feature_space import fingerprint_of
-    from client.weights import load_backbone
-
-    made = job()
-    backbone = load_backbone(made.backbone.name, made.backbone.weights)
-    head = Head(
-        np.random.default_rng(0).normal(0, 0.1, (2, made.num_features)).astype(np.float32), np.zeros(2, np.float32)
-    )
-    metrics = {"n": 12, "auroc": 0.9, "sensitivity": 0.8, "intervals": {"auroc": [0.8, 0.95], "sensitivity": None}}
-    manifest = Manifest(
-        job=made,
-        job_id=made.job_id,
-        fingerprint=fingerprint_of(made, backbone.digest),
-        backbone_digest=backbone.digest,
-        rounds=1,
-        hospitals=2,
-        metrics=metrics,
-        versions={},
-    )
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(path, Trained(head, {}), manifest)
-    assert backbone_row(made.backbone.name)
-    return path
+    return drawn_model(job(), tmp_path_factory.mktemp("model") / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
