@@ -7,7 +7,7 @@ from fastapi import Depends, HTTPException, Path, Request
 
 from client.approvals import Approvals
 from client.hospital_file import HospitalFile
-from client.web.bedside import Asked, UnknownKind
+from client.web.asking import Asked, UnknownKind
 from client.web.looking import DataCheck, hospital, job_said, known_job, ledger, sent
 from client.web.models import Answer, CheckSaid, Decided, Hospital, JobSaid, ModelSaid, Sent
 from common.errors import DataError

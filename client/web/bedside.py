@@ -9,11 +9,10 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -21,42 +20,13 @@ from PIL import Image
 from client.diagnosis import REFER, Diagnostician
 from client.diagnosis_record import Heatmap, in_words
 from client.images import IMAGE_SUFFIXES, Fit, load_image, to_input
-from client.web.models import Answer, ModelSaid, Probability, Reference
-from common.artifact import Manifest
+from client.web.asking import UnknownKind, about, accepted, ordered
+from client.web.models import Answer, ModelSaid
 from common.errors import DataError
 from common.web.uploads import KINDS, suffix_of
 
 SHOWN_PX = 640
 """Side of the square in which an image is shown, framed as the model sees it."""
-
-_REFERENCE = {
-    "auroc": "AUROC",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "accuracy": "accuracy",
-    "ece": "calibration error",
-}
-
-
-class Asked(Protocol):
-    """What answers: a model, with what is to be said of it."""
-
-    def about(self) -> ModelSaid:
-        """The model and its limits."""
-        ...
-
-    def answer(self, data: bytes) -> Answer:
-        """What the model says of the content of an image file.
-
-        Raises:
-            UnknownKind: it is no kind of file that is read here.
-            DataError: it cannot be read.
-        """
-        ...
-
-
-class UnknownKind(DataError):  # noqa: N818  what a person brought
-    """The content is no image of a kind that is read here."""
 
 
 @dataclass(frozen=True)
@@ -124,54 +94,6 @@ def load_model(
     """
     diagnostician = Diagnostician(path, weights_dir, device, personal, batch_norm)
     return Model(diagnostician, refer_below, most_bytes, threading.Lock())
-
-
-def accepted() -> list[str]:
-    """The kinds of files that can be read here."""
-    return [words for suffix, words in KINDS.items() if suffix in IMAGE_SUFFIXES]
-
-
-def about(manifest: Manifest, refer_below: float, most_bytes: int) -> ModelSaid:
-    """What its manifest says of a model, for who asks it."""
-    job, pooled = manifest.job, manifest.metrics
-    bounds = pooled.get("intervals") or {}
-    reference = []
-    for key, name in _REFERENCE.items():
-        low, high = bounds.get(key) or (None, None)
-        reference.append(Reference(name=name, value=pooled.get(key), low=low, high=high))
-    limits = [
-        "A research model, not a medical device: a physician decides.",
-        f"It knows {', '.join(job.classes)} and nothing else: whatever it is shown, it answers with one of these or refers.",
-        f"It was trained on {job.modality}, at {manifest.hospitals} hospitals; other kinds of images, other devices and other "
-        "patients than theirs can mislead it without notice.",
-        "A probability is that of the model for patients like those it was tested on. How frequent a finding is here changes it.",
-    ]
-    if (point := manifest.operating_point) is not None:
-        limits.append(f"It says {point.name} from a probability of {point.threshold:.3f} on ({point.rule}).")
-    if job.backbone.weights.random:
-        limits.insert(0, "Its backbone has random weights: a demonstration, never a diagnosis.")
-    return ModelSaid(
-        job=job.name,
-        job_id=manifest.job_id,
-        fingerprint=manifest.fingerprint,
-        modality=job.modality,
-        classes=list(job.classes),
-        method=job.method.name,
-        backbone=job.backbone.name,
-        hospitals=manifest.hospitals,
-        test_images=int(pooled.get("n") or 0),
-        reference=reference,
-        limits=limits,
-        refer_below=refer_below,
-        accepts=accepted(),
-        most_bytes=most_bytes,
-    )
-
-
-def ordered(probabilities: Mapping[str, float]) -> list[Probability]:
-    """Probabilities, the greatest first."""
-    found = sorted(probabilities.items(), key=lambda item: -item[1])
-    return [Probability(name=name, probability=value) for name, value in found]
 
 
 def sentence(words: str) -> str:

@@ -10,7 +10,6 @@ import yaml
 
 from client.agent_status import read_status
 from client.approvals import Approvals, KnownJob
-from client.check import check_hospitals
 from client.hospital_file import HospitalFile
 from client.job_in_words import in_words
 from client.ledger_reading import Reading, read_ledger
@@ -131,6 +130,8 @@ class DataCheck:
 
     def _run(self) -> None:
         try:
+            from client.check import check_hospitals  # torch comes with it, and most visits look at no data
+
             found = check_hospitals({self._own.name: self._own.data.source}, None, self._progress)
         except Exception as error:
             log.error("the data check failed (%s)", type(error).__name__)

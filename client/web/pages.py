@@ -16,7 +16,7 @@ from client.ledger_reading import Reading
 from client.ledger_summary import summarise
 from client.ledger_words import CODES, KINDS, size
 from client.web.api import JobId, add_api
-from client.web.bedside import Asked, accepted
+from client.web.asking import Asked, accepted
 from client.web.looking import DataCheck, hospital, job_said, known_job, ledger, sent
 from common.web.application import Site, own_form
 from common.web.gate import Rules

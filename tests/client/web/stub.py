@@ -5,7 +5,7 @@ import io
 
 from PIL import Image, ImageDraw
 
-from client.web.bedside import UnknownKind, ordered
+from client.web.asking import UnknownKind, ordered
 from client.web.models import Answer, ModelSaid, Reference
 from common.errors import DataError
 

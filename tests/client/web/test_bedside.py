@@ -16,9 +16,10 @@ from client.diagnosis import REFER, Diagnostician
 from client.diagnosis_record import Heatmap
 from client.hospital_file import Data, HospitalFile
 from client.records import read_rows
-from client.web import bedside
+from client.web import asking, bedside
 from client.web.api import UNREADABLE
-from client.web.bedside import Model, UnknownKind, as_file, load_model, warm
+from client.web.asking import UnknownKind
+from client.web.bedside import Model, as_file, load_model, warm
 from client.web.pages import DIAGNOSE, make_site
 from common.web.access import Access
 from common.web.gate import WORDS, Rules
@@ -172,7 +173,8 @@ def test_a_link_holds_the_content_while_it_is_needed(in_memory, monkeypatch):
 
 
 def test_what_cannot_be_read_here_is_not_accepted(model, monkeypatch):
-    monkeypatch.setattr(bedside, "IMAGE_SUFFIXES", (".jpg",))
+    for module in (asking, bedside):
+        monkeypatch.setattr(module, "IMAGE_SUFFIXES", (".jpg",))
     assert model.about().accepts == ["JPEG"]
     with pytest.raises(UnknownKind, match="JPEG"):
         model.answer(png_of(99, 99))
