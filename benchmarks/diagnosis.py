@@ -1,11 +1,12 @@
-"""How far the words of a diagnosis can be trusted: calibration, operating point, and images that are none of the model's business.
+"""How far a diagnosis can be trusted: calibration, operating point, and images that are none of the model's business.
 
     python benchmarks/diagnosis.py SHARED [--cache DIR] [--seed 3]
 
-SHARED holds data/chest_xray and weights/. The job is configs/chest_xray.yaml on its four hospitals, with an operating point, once with
-the closed form and once with 20 rounds of FedAvg from nothing. Everything that is chosen is chosen on validation patients by the run
-itself; the test patients of all hospitals are looked at here only. Unlike images: phantoms (drawn by a program), patches of real
-colour photographs that come with scikit-learn and matplotlib, the same in grey, and the test X-rays upside down.
+SHARED holds data/chest_xray and weights/. The job is configs/chest_xray.yaml on its four hospitals, with an operating
+point, once with the closed form and once with 20 rounds of FedAvg from nothing. Everything that is chosen is chosen
+on validation patients by the run itself; the test patients of all hospitals are looked at here only. Unlike images:
+phantoms (drawn by a program), patches of real colour photographs that come with scikit-learn and matplotlib, the same
+in grey, and the test X-rays upside down.
 
 Prints a Markdown table. --cache keeps features, so that a second run takes a minute instead of a quarter of an hour on two cores.
 """
@@ -17,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import sklearn.datasets
 import numpy.typing as npt
+import sklearn.datasets
 from matplotlib import cbook
 from PIL import Image
 

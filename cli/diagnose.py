@@ -39,7 +39,8 @@ def diagnose(
     dicom_out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for results as DICOM: of each DICOM image a Secondary Capture with the heat map and a Structured Report.",
+            help="Folder for results as DICOM: of each DICOM image a Secondary Capture with the heat map, and a "
+            "Structured Report.",
             metavar="DIR",
         ),
     ] = None,
@@ -59,8 +60,8 @@ def diagnose(
 ) -> None:
     """Diagnose IMAGEs with a trained model. Not a medical device. Exit code 3 if an image could not be read.
 
-    A radiologist is asked where the model is not confident, the image is of bad quality, lies turned, or is unlike the images that
-    the model was trained on; the reasons are told. docs/diagnosis.md says how.
+    A radiologist is asked where the model is not confident, the image is of bad quality, lies turned, or is unlike
+    the images that the model was trained on; the reasons are told. docs/diagnosis.md says how.
     """
     one_of("format", output_format, FORMATS)
     from client.diagnosis import Diagnostician, files_of

@@ -1,9 +1,9 @@
 """Where in an image the score of a class comes from: class activation maps, Grad-CAM, attention rollout.
 
-Which one is decided by what the head reads. A pooled stage is a mean or a maximum over places, and the head is linear, so the score
-is a sum over places, stages and channels: the map is exact, and adds up to the score. The last features of VGG and ConvNeXt pass
-further layers after pooling: Grad-CAM, a first-order picture. The class token of a vision transformer has no places: rollout says
-which patches it looked at, the same for every class.
+Which one is decided by what the head reads. A pooled stage is a mean or a maximum over places, and the head is
+linear, so the score is a sum over places, stages and channels: the map is exact, and adds up to the score. The last
+features of VGG and ConvNeXt pass further layers after pooling: Grad-CAM, a first-order picture. The class token of a
+vision transformer has no places: rollout says which patches it looked at, the same for every class.
 
 Source: Zhou et al. 2016, arXiv 1512.04150, equation 2; Selvaraju et al. 2017, arXiv 1610.02391, equations 1 and 2; Abnar and
 Zuidema 2020, arXiv 2005.00928, equation 1.
@@ -40,9 +40,9 @@ def activation_maps(
 ) -> Float32:
     """Maps (N, h, w) of images (N, 3, H, W) for one class each (N,); positive where they speak for the class.
 
-    The score of a class is its logit less the mean of all logits, which softmax cannot tell from the logit. scales (N, blocks): by
-    which each block of the features is multiplied before the head reads it. A class activation map, with the score's constant,
-    adds up to the score. The grid is the coarsest among the stages.
+    The score of a class is its logit less the mean of all logits, which softmax cannot tell from the logit. scales
+    (N, blocks): by which each block of the features is multiplied before the head reads it. A class activation map,
+    with the score's constant, adds up to the score. The grid is the coarsest among the stages.
     """
     weight = (head.weight - head.weight.mean(axis=0)).astype(np.float32)
     chosen = torch.from_numpy(weight[classes]).to(images.device)

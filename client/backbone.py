@@ -153,7 +153,8 @@ class Backbone(nn.Module):
             return activation.permute(0, 3, 1, 2)
         if self._layout == "tokens":
             side = round((activation.shape[1] - 1) ** 0.5)
-            return activation[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+            patches = activation[:, 1:].transpose(1, 2)
+            return patches.reshape(*patches.shape[:2], side, side)
         return activation
 
     @property

@@ -36,7 +36,7 @@ _IMAGES_AT_ONCE = 64
 """Decoded images that are in memory at once, however many are asked for."""
 
 NEARER = 0.95
-"""An image lies turned if turned it is so many times as far from the training images, or nearer; measured in docs/diagnosis.md."""
+"""An image lies turned if, turned, it is this many times as far from the training images or nearer (docs/diagnosis.md)."""
 
 LACKING: Mapping[str, str] = {
     "calibration": "probabilities are as the training left them",

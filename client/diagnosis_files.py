@@ -26,7 +26,7 @@ def write_heatmaps(found: Sequence[Diagnosis], folder: Path) -> int:
 
 
 def write_dicom(found: Sequence[Diagnosis], diagnostician: Diagnostician, model: Path, folder: Path) -> tuple[int, int]:
-    """Of each DICOM image a Secondary Capture and a Structured Report, below `folder`; returns how many, and how many are no DICOM.
+    """A Secondary Capture and a Structured Report of each DICOM image; returns how many, and how many are no DICOM.
 
     Raises:
         DataError: the folder cannot be written, or a file lacks what DICOM demands of its reference.

@@ -30,12 +30,13 @@ class Heatmap:
 class Diagnosis:
     """What the model says of one image.
 
-    probabilities: by class, in [0, 1]; empty if the image could not be read, and then `problem` says why. label: a class, or
-    `REFER` with the `reasons` for it. leaning: what the label would be without them. confidence: in [0, 1], of the leaning, at the
-    operating point if there is one; words: the same in words. above: whether the class of the operating point reaches its
-    threshold. distance: from the training images (d² / D), limit: from which on that is too far; None where the model has none.
-    turned: degrees (anticlockwise) by which the image would have to be turned to be like the training images; 0 if it is upright,
-    None where nobody knows. frame: the image's size, and where the network's input lies in it.
+    probabilities: by class, in [0, 1]; empty if the image could not be read, and then `problem` says why. label: a
+    class, or `REFER` with the `reasons` for it. leaning: what the label would be without them. confidence: in [0, 1],
+    of the leaning, at the operating point if there is one; words: the same in words. above: whether the class of the
+    operating point reaches its threshold. distance: from the training images (d² / D), limit: from which on that is
+    too far; None where the model has none. turned: degrees (anticlockwise) by which the image would have to be turned
+    to be like the training images; 0 if it is upright, None where nobody knows. frame: the image's size, and where
+    the network's input lies in it.
     """
 
     image: Path
@@ -77,8 +78,9 @@ class Diagnosis:
 def leaning_of(probabilities: Mapping[str, float], point: OperatingPoint | None) -> tuple[str, float, bool | None]:
     """What the probabilities say, with what confidence in [0, 1], and whether the operating point is reached.
 
-    Without an operating point: the most probable class and its probability. With one at threshold t of a class of probability p the
-    odds are counted from t: confidence p (1 - t) / (p (1 - t) + (1 - p) t), which is 1/2 at the threshold and p at t = 1/2.
+    Without an operating point: the most probable class and its probability. With one at threshold t of a class of
+    probability p the odds are counted from t: confidence p (1 - t) / (p (1 - t) + (1 - p) t), which is 1/2 at the
+    threshold and p at t = 1/2.
     """
     if point is None:
         best = max(probabilities, key=lambda name: probabilities[name])

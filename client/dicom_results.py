@@ -1,8 +1,8 @@
 """A diagnosis as DICOM objects of the patient's study: a Secondary Capture of the heat map, and a Structured Report.
 
-The report is a Comprehensive SR of template TID 1500 (Measurement Report): for the image it measures the probability of each class,
-the confidence and the distance from the training images, says what the model says, names the algorithm, and why a radiologist is
-asked. Both say that they are not for clinical use.
+The report is a Comprehensive SR of template TID 1500 (Measurement Report): for the image it measures the probability
+of each class, the confidence and the distance from the training images, says what the model says, names the
+algorithm, and why a radiologist is asked. Both say that they are not for clinical use.
 
 Source: DICOM PS3.3 A.8.4 (Multi-frame and single Secondary Capture), A.35.3 (Comprehensive SR); PS3.16 TID 1500, 1501, 4019.
 """

@@ -1,6 +1,7 @@
 """What a person would say of an image before reading it: too small, flat, overexposed, blurred, coloured, a strip.
 
-Nothing here knows a diagnosis. A finding either is worth a word, or makes the model's answer worthless: then the image is referred.
+Nothing here knows a diagnosis. A finding either is worth a word, or makes the model's answer worthless: then the
+image is referred.
 """
 
 from dataclasses import dataclass

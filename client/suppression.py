@@ -2,10 +2,11 @@
 
 1. Of each class and part a multiple of b images are counted; up to b - 1 are left out for good, drawn by the hospital's key.
 2. For each head and true class the images are put in an order, and each b in a row are told as b times one of them. Which
-   one, the first to the b-th, is drawn by the key for each b in a row, once and for ever. Cumulative counts are so rounded up or
-   down to multiples of b, on average to what they are: random rounding with fixed draws, controlled to add up (Cox 1987, JASA
-   82:520). The orders (`client/rounding.py`): by predicted class and the confidence in it (confusion matrix, calibration), by
-   the score of each class (histograms), and by the distance from the training images (`distances`). With two classes they are one and the same order.
+   one, the first to the b-th, is drawn by the key for each b in a row, once and for ever. Cumulative counts are so
+   rounded up or down to multiples of b, on average to what they are: random rounding with fixed draws, controlled to
+   add up (Cox 1987, JASA 82:520). The orders (`client/rounding.py`): by predicted class and the confidence in it
+   (confusion matrix, calibration), by the score of each class (histograms), and by the distance from the training
+   images (`distances`). With two classes the first two are one and the same order.
 3. All else is worked out from what 2. told: marginals, totals over classes, sums of confidence and of losses. A sum of exact
    numbers would give away the ratio of two exact counts, to many digits.
 

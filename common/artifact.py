@@ -32,8 +32,8 @@ _AXES = f"{UNLIKE}axes"
 class Calibration(Section):
     """The temperature by which the logits were divided, fitted on validation counts; it is in the head already.
 
-    images: validation images it was fitted on. ece_before, ece: their expected calibration error without it and with it. None where
-    the closed form chose it among its candidates' counts and nothing was asked again.
+    images: validation images it was fitted on. ece_before, ece: their expected calibration error without it and with
+    it. None where the closed form chose it among its candidates' counts and nothing was asked again.
     """
 
     temperature: float = Field(gt=0.0)

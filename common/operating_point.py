@@ -1,12 +1,13 @@
 """The operating point: from which probability on a class is said to be there, by a rule, on validation patients.
 
-The rule names a class and the sensitivity (or specificity) that is wanted for it. The threshold is an edge of the score bins, so it
-comes from the pooled histograms that hospitals send anyway, and no probability is ever between a count and its threshold.
+The rule names a class and the sensitivity (or specificity) that is wanted for it. The threshold is an edge of the
+score bins, so it comes from the pooled histograms that hospitals send anyway, and no probability is ever between a
+count and its threshold.
 
-What is promised holds for a new patient of the same kind, not only for those counted: of P patients with the class c are below the
-edge, and a new one is as likely to come anywhere among them, so it is missed with probability (c + 1) / (P + 1) at most. The edge is
-the one that promises what the rule wants and gives away least of the other side.
-Source: Vovk et al. 2005, Algorithmic Learning in a Random World, proposition 2.3 (conformal prediction); with bins the bound is safe.
+What is promised holds for a new patient of the same kind, not only for those counted: of P patients with the class c
+are below the edge, and a new one is as likely to come anywhere among them, so it is missed with probability (c + 1) /
+(P + 1) at most. The edge is the one that promises what the rule wants and gives away least of the other side.
+Source: Vovk et al. 2005, Algorithmic Learning in a Random World, proposition 2.3 (conformal prediction).
 
 Letters: B score bins.
 """

@@ -1,7 +1,8 @@
 """How unlike the training images an image is: its distance from them in feature space.
 
-The training images' features have a mean and a covariance, which the sums of the closed form give. Along the R directions in which
-they vary most a feature vector is measured by their spread there; what is left of it, by their mean spread in all other directions:
+The training images' features have a mean and a covariance, which the sums of the closed form give. Along the R
+directions in which they vary most a feature vector is measured by their spread there; what is left of it, by their
+mean spread in all other directions:
 
     d² = Σ_r (u_r·z)² / v_r  +  (|z|² - Σ_r (u_r·z)²) / v_rest,      z = (x - mean) / scale
 
@@ -31,7 +32,7 @@ DIRECTIONS = 64
 """R, at most: measured in `docs/diagnosis.md`."""
 
 FALSE_ALARMS = 0.03
-"""Share of images like the training images that may be called unlike them. With the question whether they lie turned: under 0.05."""
+"""Share of images like the training images that may be called unlike them; with turned ones it stays under 0.05."""
 
 UNLIKE = "unlike."
 """Before the name of an array in a model file."""
@@ -55,7 +56,7 @@ class UnlikeLimit(Section):
 
 @dataclass(frozen=True)
 class Spread:
-    """Of the training images' features. mean, scale (D,), axes (R, D) of length 1, variances (R + 1,), the last of the rest; float32."""
+    """Of the training images' features, float32: mean, scale (D,), axes (R, D) of length 1, variances (R + 1,), the last of the rest."""
 
     mean: Float32
     scale: Float32

@@ -4,8 +4,9 @@ A message is `Packed`: named arrays and named plain fields. Its schema says whic
 hospital checks every reply against the schema before it leaves, the coordinator checks it again before it is used; both
 with `problem_with`. How a message travels (Flower records, gRPC) is not known here.
 
-Shape letters: C classes, D features, M heads, B score bins, K calibration bins; S sums per class (the features, or their
-projection, and the constant 1), T = S (S + 1) / 2; R directions of the training images' spread, V = R + 1; of a session of secure aggregation P participants, L numbers of the vector.
+Shape letters: C classes, D features, M heads, B score bins, K calibration bins; S sums per class (the features, or
+their projection, and the constant 1), T = S (S + 1) / 2; R directions of the training images' spread, V = R + 1; of a
+session of secure aggregation P participants, L numbers of the vector.
 """
 
 from collections.abc import Callable, Mapping

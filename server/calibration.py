@@ -1,5 +1,5 @@
-"""After the last round, by counts of validation patients alone: the final head's temperature, its operating point, and how far from
-the training images an image may be.
+"""After the last round, by counts of validation patients alone: the final head's temperature, its operating point, and how
+far from the training images an image may be.
 
 One exchange: the head at several temperatures. The closed-form head has its temperature already, so it is counted once, and only
 where the job has a rule for an operating point.
@@ -86,14 +86,9 @@ def unlike_limit(asking: Aggregation, spread: Spread | None) -> tuple[Spread | N
         return spread, None, "no hospital told the distances of validation images"
     limit = limit_of(histogram, len(spread.axes))
     if limit is None:
-        needed = round(1 / FALSE_ALARMS) - 1
-        return (
-            spread,
-            None,
-            (
-                f"a limit with at most {FALSE_ALARMS:.0%} false alarms takes {needed} validation images, there are {histogram.sum()}"
-            ),
-        )
+        needed, have = int(np.ceil(1 / FALSE_ALARMS)) - 1, int(histogram.sum())
+        why = f"a limit with at most {FALSE_ALARMS:.0%} false alarms takes {needed} validation images, there are {have}"
+        return spread, None, why
     return spread, limit, None
 
 

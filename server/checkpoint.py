@@ -50,9 +50,10 @@ class Round:
 class Checkpoint:
     """After the round `last`: the global model, the best model so far, and what the method remembers.
 
-    best_round is None before any round was judged. choice: how the closed-form head came about, spread: of the training images' features, where there is one. spent and
-    failures: of all processes that worked at the run so far. A lost round makes no checkpoint: a run that goes on asks for it
-    again, so there is no count of lost rounds to keep.
+    best_round is None before any round was judged. choice: how the closed-form head came about, spread: of the
+    training images' features, where there is one. spent and failures: of all processes that worked at the run so far.
+    A lost round makes no checkpoint: a run that goes on asks for it again, so there is no count of lost rounds to
+    keep.
     """
 
     job_id: str

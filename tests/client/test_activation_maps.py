@@ -32,7 +32,7 @@ def maps(backbone, blocks, head, size=64, classes=(0, 1, 2, 0)):
 @pytest.mark.parametrize(
     ("stages", "pool"), [(("last",), ("mean",)), (("all",), ("mean", "max")), (("features.4", "features.7"), ("mean",))]
 )
-def test_a_class_activation_map_adds_up_to_the_score(squeezenet, stages, pool, one_thread):  # noqa: ARG001
+def test_a_class_activation_map_adds_up_to_the_score(squeezenet, stages, pool, one_thread):
     blocks = feature_blocks("squeezenet1_1", stages, pool)
     head = head_of(blocks[-1].stop)
     assert kind_of(squeezenet, blocks) == CAM
@@ -44,7 +44,7 @@ def test_a_class_activation_map_adds_up_to_the_score(squeezenet, stages, pool, o
     assert found.shape[1:] == ((7, 7) if stages == ("features.4", "features.7") else (3, 3))
 
 
-def test_the_map_of_one_stage_is_that_of_zhou(squeezenet, one_thread):  # noqa: ARG001
+def test_the_map_of_one_stage_is_that_of_zhou(squeezenet, one_thread):
     blocks = feature_blocks("squeezenet1_1", ("last",), ("mean",))
     head = head_of(512)
     with torch.inference_mode():
@@ -54,7 +54,7 @@ def test_the_map_of_one_stage_is_that_of_zhou(squeezenet, one_thread):  # noqa: 
     np.testing.assert_allclose(maps(squeezenet, blocks, head), expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_scales_of_blocks_are_scales_of_what_they_add(squeezenet, one_thread):  # noqa: ARG001
+def test_scales_of_blocks_are_scales_of_what_they_add(squeezenet, one_thread):
     blocks = feature_blocks("squeezenet1_1", ("features.4", "output"), ("mean",))
     head = head_of(blocks[-1].stop)
     ones = np.ones((4, 2), np.float32)
@@ -91,7 +91,9 @@ def test_what_passes_a_normalisation_after_pooling_gets_grad_cam(convnext):
     # By hand: weights are mean gradients of the score with respect to what enters the output.
     activation = convnext.front(images(), len(convnext.blocks) - 1, blocks)[0].requires_grad_(True)
     weight = torch.from_numpy((head.weight - head.weight.mean(axis=0))[[0, 1, 2, 0]])
-    (gradient,) = torch.autograd.grad((convnext.rest(activation, len(convnext.blocks) - 1, blocks) * weight).sum(), activation)
+    (gradient,) = torch.autograd.grad(
+        (convnext.rest(activation, len(convnext.blocks) - 1, blocks) * weight).sum(), activation
+    )
     expected = (gradient.mean((2, 3), keepdim=True) * activation).sum(1).clamp(min=0)
     np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-4, atol=1e-6)
     assert not any(parameter.requires_grad for parameter in convnext.network.parameters())
