@@ -310,7 +310,7 @@ def disk_full(cause: Exception) -> DataError:
     ],
 )
 def test_no_exception_s_text_leaves_only_a_neutral_code(hospital, asked, monkeypatch, caplog, error, expected):
-    def fail(source):
+    def fail(*_):
         raise error
 
     monkeypatch.setattr(module, "read_rows", fail)
