@@ -12,8 +12,8 @@ export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup nginx orthanc chromium demo test test-system test-faults test-pacs test-browser test-compose test-all lint check \
-  proto format clean
+.PHONY: help setup nginx orthanc chromium demo bench bench-quick test test-system test-faults test-pacs test-browser test-compose test-all lint \
+  check proto format clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,13 @@ test-compose: setup  ## Build docker-compose.yml's images and test its container
 test-all: setup nginx orthanc chromium  ## Run all tests but those of containers: slow ones, real processes, a real PACS, a browser
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not system and not faults and not pacs and not browser and not compose"
 	$(MAKE) test-system test-faults test-pacs test-browser
+
+# CONSILIUM_SHARED: a folder with data/chest_xray and weights/; benchmarks that need it are left out without it.
+bench: setup  ## Run all benchmarks, and write their JSON into benchmarks/results (many minutes)
+	$(BIN)/python -m benchmarks.bench
+
+bench-quick: setup  ## Run small versions of the benchmarks (three minutes)
+	$(BIN)/python -m benchmarks.bench --quick
 
 lint: setup  ## Formatting, linting, types, import directions
 	$(BIN)/ruff format --check .

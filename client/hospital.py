@@ -31,11 +31,12 @@ from client.slices import reading_of
 from client.summands import summand
 from common.errors import ConfigError, DataError, Refusal, RefusalCode, WeightsError
 from common.job import Job, job_from_json
-from common.messages import pack_counts, unpack_below, unpack_heads, unpack_model, unpack_standardisation
+from common.messages import pack_counts, unpack_below, unpack_heads, unpack_model, unpack_named, unpack_standardisation
 from common.model import TUNED, Model
 from common.phases import PHASE_REQUESTS
 from common.private_release import NOISED
 from common.schema import Contract
+from common.unlike import UNLIKE, Spread
 from common.wire import (
     ASKED_BY,
     CORRECTION,
@@ -180,6 +181,7 @@ class Hospital:
             "statistics": self._statistics,
             "fit": self._fit,
             "evaluate": self._evaluate,
+            "distances": self._distances,
             "own": self._own,
             "personalise": self._personalise,
             "duplicates": self._duplicates,
@@ -272,6 +274,10 @@ class Hospital:
         standardisation = unpack_standardisation(request.arrays)
         counts = part.count(unpack_heads(request.arrays), tuned, standardisation, which, number)
         return Packed(pack_counts(counts), {**_identity(part), "part": which, "round": number})
+
+    def _distances(self, part: Participation, request: Packed) -> Packed:
+        counts = part.distances(Spread.from_arrays(unpack_named(UNLIKE, request.arrays)))
+        return Packed({"distances": counts.astype(np.int32)}, _identity(part))
 
     def _own(self, part: Participation, request: Packed) -> Packed:
         head = part.own(unpack_standardisation(request.arrays))

@@ -15,6 +15,7 @@ MESSAGE_TYPES = {
     "statistics": "train.statistics",
     "fit": "train",
     "evaluate": "evaluate",
+    "distances": "evaluate.distances",
     "own": "train.own",
     "personalise": "train.personalise",
     "duplicates": "query.duplicates",

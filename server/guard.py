@@ -218,6 +218,14 @@ def _evaluate_problem(packed: Packed, expected: Expected) -> str | None:
     return None
 
 
+def _distances_problem(packed: Packed, expected: Expected) -> str | None:
+    if expected.described is None:
+        return None
+    support = expected.described.images[PARTS.index("validation")]
+    told = packed.arrays["distances"].astype(np.int64).sum(axis=1)
+    return None if np.array_equal(told, support) else "the distances are not those of the validation images it declared"
+
+
 def counts_problem(counts: ClassificationCounts, support: Int64) -> str | None:
     """How counts contradict themselves or the declared number of examples of each class (C,), or None."""
     n = int(support.sum())
@@ -266,6 +274,7 @@ _CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {
     "statistics": _statistics_problem,
     "fit": _fit_problem,
     "evaluate": _evaluate_problem,
+    "distances": _distances_problem,
     "own": _examples_problem,
     "personalise": _evaluate_problem,
     "duplicates": _duplicates_problem,

@@ -19,7 +19,7 @@ from server.now import Question, Watch
 from server.pending import Asked
 from server.strategies import answers_needed
 
-_OF_THE_IMAGES = ("initial", "duplicates", "collisions")
+_OF_THE_IMAGES = ("initial", "distances", "duplicates", "collisions")
 """Questions that are not about standardised features."""
 _PHASES = {"own": "cross-site", "personalise": "personalisation"}
 

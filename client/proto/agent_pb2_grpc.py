@@ -59,6 +59,11 @@ class AgentStub:
                 request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
                 response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
                 _registered_method=True)
+        self.Distances = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Distances',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
         self.Own = channel.unary_unary(
                 '/consilium.agent.v1.Agent/Own',
                 request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
@@ -144,6 +149,13 @@ class AgentServicer:
 
     def Evaluate(self, request, context):
         """Counts of some heads on one part of the data.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Distances(self, request, context):
+        """How unlike the training images the validation images are: a histogram.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,6 +257,11 @@ def add_AgentServicer_to_server(servicer, server):
             ),
             'Evaluate': grpc.unary_unary_rpc_method_handler(
                     servicer.Evaluate,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
+            'Distances': grpc.unary_unary_rpc_method_handler(
+                    servicer.Distances,
                     request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
                     response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
             ),
@@ -432,6 +449,33 @@ class Agent:
             request,
             target,
             '/consilium.agent.v1.Agent/Evaluate',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Distances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Distances',
             client_dot_proto_dot_agent__pb2.Request.SerializeToString,
             client_dot_proto_dot_agent__pb2.Reply.FromString,
             options,

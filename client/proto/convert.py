@@ -11,6 +11,7 @@ METHODS: Mapping[str, str] = {
     "statistics": "Statistics",
     "fit": "Fit",
     "evaluate": "Evaluate",
+    "distances": "Distances",
     "own": "Own",
     "personalise": "Personalise",
     "duplicates": "Duplicates",

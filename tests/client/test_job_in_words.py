@@ -76,7 +76,8 @@ def test_deep_tuning_says_that_more_leaves(job):
 
 def test_every_kind_of_request_is_in_what_leaves(job):
     """A kind that is added must be told to whoever approves."""
-    told = {"describe", "statistics", "fit", "evaluate", "own", "duplicates", "groups"}
+    told = {"describe", "statistics", "fit", "evaluate", "distances", "own", "duplicates", "groups"}
+    assert "how unlike the training images" in words(job())["what leaves"]
     masked = {"keys", "shares", "masked", "confirm", "unmask"}  # their content: test_every_sum_is_in_what_leaves
     the_same = {
         "initial": "the pretrained arrays, which everybody has",

@@ -259,6 +259,7 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "statistics": {"gram", "class-sums"},
         "fit": {"weight", "bias"} | counts,
         "evaluate": counts,
+        "distances": {"distances"},
         "own": {"weight", "bias"},
         "personalise": counts,
         "duplicates": {"exact", "near"},
@@ -276,6 +277,7 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "statistics": identity | {"examples"},
         "fit": identity | {"round", "examples", "loss-sum"},
         "evaluate": identity | {"part", "round"},
+        "distances": identity,
         "own": identity | {"examples"},
         "personalise": identity | {"part", "round"},
         "duplicates": identity,
@@ -366,7 +368,7 @@ ASKS: dict[str, tuple[dict[str, Any], set[str]]] = {
 def test_which_kinds_a_job_asks_for_by_hand(name: str) -> None:
     changes, kinds = ASKS[name]
     asked = {kind for kind, asks in ASKED_BY.items() if asks(job(**changes))}
-    assert asked == {"describe", "evaluate"} | kinds
+    assert asked == {"describe", "evaluate", "distances"} | kinds
     assert set(ASKED_BY) == set(REQUESTS) == set(REPLIES)
 
 
@@ -396,8 +398,9 @@ def test_tuned_arrays_are_float32_of_the_shapes_of_the_network() -> None:
 def test_the_dimensions_by_hand() -> None:
     """mobilenet_v2: the stage features.3 has 24 channels, the last 1280; T is half of the square with the diagonal."""
     small = job(features={"stages": ["features.3"], "pool": ["mean"]})
-    by_hand = {"C": 3, "D": 24, "M": 7, "B": 256, "K": 15, "S": 25, "T": 325, "G": 0, "I": 0}
+    by_hand = {"C": 3, "D": 24, "M": 7, "B": 256, "K": 15, "S": 25, "T": 325, "R": 23, "V": 24, "G": 0, "I": 0}
     assert dimensions(small, heads=7) == by_hand
+    assert (dimensions(job())["R"], dimensions(job(method="fedavg"))["R"]) == (64, 0)
     assert dimensions(job(method="fedavg"))["D"] == 1280
     assert dimensions(job())["M"] == 1
     projected = dimensions(job(method={"name": "analytic", "projection": 4, "stage_subsets": False}))
