@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cli.options import CacheDir
+from cli.options import CacheDir, Device, WeightsDir
 from common.errors import ConfigError
 from common.job import load_job
 
