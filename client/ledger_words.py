@@ -11,6 +11,7 @@ KINDS: Mapping[str, str] = {
     "statistics": "Sums over the features of all training images, by class, from which the model is computed in one step.",
     "fit": "The model after local training, and counts of how the model before did on validation patients.",
     "evaluate": "Counts of how models of the coordinator did on validation or test patients.",
+    "distances": "Counts of how far validation images lie from the training images of all hospitals, by class, in steps.",
     "own": "A model trained on this hospital's patients alone, to be tested at the other hospitals.",
     "personalise": "Counts of how the common, the personalised and this hospital's own model did on its patients.",
     "duplicates": "Keyed hashes of the images, by which the coordinator counts how many of them another hospital has too.",

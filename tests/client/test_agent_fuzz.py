@@ -110,6 +110,7 @@ def target(phantoms, hospital_with, requests_of, serve, tmp_path_factory, patche
         "statistics": asked.statistics(),
         "fit": asked.fit(),
         "evaluate": asked.evaluate(heads=1),
+        "distances": asked.distances(),
         "own": asked.statistics(),
         "personalise": asked.personalise(),
         "groups": asked.fit(),
@@ -185,7 +186,7 @@ def mutated_request(rng: random.Random, target: Target) -> None:
 
 def mutated_header(rng: random.Random, target: Target) -> None:
     """Arrays whose safetensors header lies: lengths, offsets, dtypes, shapes, names."""
-    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise", "groups"])
+    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise", "groups", "distances"])
     data = target.good[kind].arrays
     length = struct.unpack("<Q", data[:8])[0]
     header, numbers = data[8 : 8 + length], data[8 + length :]
@@ -265,7 +266,7 @@ def changed_job(rng: random.Random, job: Job) -> str:
 
 def random_numbers(rng: random.Random, target: Target) -> None:
     """A valid request with other numbers in its arrays: huge, tiny, NaN. Some are answered."""
-    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise", "groups"])
+    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise", "groups", "distances"])
     packed = to_packed(target.good[kind])
     name = rng.choice(list(packed.arrays))
     generator = np.random.default_rng(rng.randrange(2**32))

@@ -87,6 +87,7 @@ def by_kind(asked) -> dict[str, Packed]:
         "statistics": asked.statistics(),
         "fit": asked.fit(),
         "evaluate": asked.evaluate(),
+        "distances": asked.distances(),
         "own": asked.statistics(),
         "personalise": asked.personalise(),
         "groups": asked.fit(),

@@ -113,6 +113,7 @@ def test_a_job_with_a_rule_has_its_own_id_and_reads_back_and_one_without_keeps_i
         "validation_fraction": 0.1,
         "select_by": "auroc",
         "cross_site": False,
+        "groups": (),
     }
 
 
