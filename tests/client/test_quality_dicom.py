@@ -1,5 +1,7 @@
 """DICOM files in all that looks at data quality: the check and what it remembers, the page, the backbone, keyed hashes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,13 +48,17 @@ def test_what_is_turned_or_blank_is_found_and_a_second_time_without_looking(film
     assert page.count("data:image/jpeg") == 6 + 1 + 2 + 1
 
 
-def test_a_series_turned_on_its_side_is_named_through_the_backbone(phantoms, job, cache_dir, tmp_path):
+def test_a_series_turned_on_its_side_is_named_through_the_backbone(phantoms, job, cache_dir, tmp_path, monkeypatch):
+    # Names and patients are the same each time: the heads are drawn by digest and by patient.
+    monkeypatch.chdir(tmp_path)
+    rows = ["path,label,patient_id"]
     for number, row in enumerate(read_rows(phantoms["hospital-b"])[:24]):
         pixels = np.asarray(load_image(row.path).convert("L"))
         pixels = np.rot90(pixels) if number in (5, 17) else pixels
-        folder = tmp_path / "b" / row.label / f"s{number}"
-        write_series(folder, [pixels, 255 - (255 - pixels) // 2], patient=f"P{number}", **WHOLE)
-    file = Machine(cache_dir=cache_dir, device="cpu").hospital_file("b", tmp_path / "b")
+        write_series(Path("b") / f"s{number}", [pixels, pixels], **WHOLE)
+        rows.append(f"s{number},{row.label},{row.patient_id}")
+    Path("b/manifest.csv").write_text("\n".join(rows))
+    file = Machine(cache_dir=cache_dir, device="cpu").hospital_file("b", Path("b"))
     one = job(features={"stages": "all"}, image={"size": 64, "slices": 2})
     named = {suspect.path.name: suspect.words for suspect in look_closer({"b": file}, one)["b"].turned}
     assert {"s5", "s17"} <= set(named)
