@@ -296,6 +296,7 @@ def test_the_round_of_sums_has_a_grace_period_too(small_job, deployed, scripted,
     assert set(outcome.test) == {"a", "b"}
     assert {(one.hospital, one.phase) for one in outcome.failures} == {
         ("c", "statistics"),
+        ("c", "distances"),
         ("c", "validation"),
         ("c", "test"),
     }
