@@ -34,7 +34,7 @@ _BATCHES_AHEAD = 3
 _BATCHES_BEGUN = 2
 """Batches that the backbone has at once: while one is stored, it has the next."""
 _UNREADABLE = b""
-_SLICES_IF_ALL = 64
+SLICES_IF_ALL = 64
 """Slices that a study is taken to have where a job looks at all, when it is decided how many are decoded ahead."""
 
 
@@ -85,7 +85,7 @@ def extract(
         decoded: set[bytes] = set()
         for keys, features, unreadable in _passed(missing, extractor, job, pool):
             problems.update(unreadable)
-            vectors = _averaged(keys, features)
+            vectors = averaged(keys, features)
             cache.put(vectors)
             found.update({key: vector[columns] for key, vector in vectors.items()})
             decoded.update(digest for digest, _ in keys)
@@ -141,7 +141,7 @@ def _waited(
     return found
 
 
-def _averaged(keys: Sequence[Key], features: Float32) -> dict[Key, Float32]:
+def averaged(keys: Sequence[Key], features: Float32) -> dict[Key, Float32]:
     """The mean of the rows (N, D) of each key: a study of several slices is one example. One row stays as it is, to the bit."""
     rows: dict[Key, list[int]] = {}
     for row, key in enumerate(keys):
@@ -182,7 +182,7 @@ def decoded_batches(
 
     A view and its mirror image are decoded once. A key is there once for each slice that the job looks at.
     """
-    slices = reading_of(job).slices or _SLICES_IF_ALL
+    slices = reading_of(job).slices or SLICES_IF_ALL
     waiting: deque[tuple[list[Key], Future[Pixels]]] = deque()
     together: dict[tuple[bytes, int], list[Key]] = {}
     for digest, view in missing:

@@ -16,6 +16,7 @@ from common.metrics import ClassificationCounts, Int64
 from common.model import Model
 from common.packed import AnyArray, Packed
 from common.sums import Sums
+from common.unlike import Spread, pack_spread
 from common.wire import CORRECTION
 from server.questions import Questions, pooled
 from server.strategies import Update
@@ -95,6 +96,9 @@ class Aggregation(Protocol):
     def count_heads(self, heads: Sequence[Head], part: str, number: int, tuned: Mapping[str, Float32]) -> Counted:
         """Counts of heads on one part of the data; number: the round that made them, tuned: the arrays below them."""
 
+    def distances(self, spread: Spread) -> Int64 | None:
+        """Validation images by bin of their distance from the training images (B,), None if nobody told."""
+
     def count_groups(self, model: Model, number: int) -> Grouped:
         """Counts of a model, made by round `number`, by group of test patients."""
 
@@ -154,6 +158,12 @@ class SingleAnswers:
         totals = [pooled([counts[index] for counts in found.values()]) for index in range(len(heads))]
         known = [total for total in totals if total is not None]
         return Counted(known if len(known) == len(heads) else None, found, dropped)
+
+    def distances(self, spread: Spread) -> Int64 | None:
+        """As `Aggregation`."""
+        told = self.questions.ask("distances", pack_spread(spread))
+        found = [reply.arrays["distances"].astype(np.int64).sum(axis=0) for reply in told.good.values()]
+        return np.asarray(sum(found), np.int64) if found else None
 
     def count_groups(self, model: Model, number: int) -> Grouped:
         """As `Aggregation`; by hospital, too."""

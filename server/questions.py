@@ -19,6 +19,8 @@ from server.now import Question, Watch
 from server.pending import Asked
 from server.strategies import answers_needed
 
+_OF_THE_IMAGES = ("initial", "distances", "duplicates", "collisions")
+"""Questions that are not about standardised features."""
 _PHASES = {"own": "cross-site", "personalise": "personalisation"}
 
 
@@ -73,7 +75,7 @@ class Questions:
         """
         members = self.members.by_node()
         fields = fields or {}
-        standardised = self.standardisation is not None and kind != "initial"
+        standardised = self.standardisation is not None and kind not in _OF_THE_IMAGES
         request = Packed(
             {
                 **(arrays or {}),
@@ -82,7 +84,11 @@ class Questions:
             {"job": self.job.canonical_json(), "fingerprint": self.members.fingerprint, **fields},
         )
         requests = (
-            {node: Packed({**request.arrays, **own[member.name]}, request.fields) for node, member in members.items()}
+            {
+                node: Packed({**request.arrays, **own[member.name]}, request.fields)
+                for node, member in members.items()
+                if nodes is None or node in nodes
+            }
             if own
             else request
         )
@@ -101,6 +107,7 @@ class Questions:
                 tuned_digest=member.space.tuned_digest,
                 standardisation=self.standardisation,
                 start=start,
+                sizes=_sizes(kind, member),
             )
 
         told = self.put(kind, requests, list(nodes or members), number, needed, expected)
@@ -160,6 +167,12 @@ class Questions:
                 found.setdefault(name, []).extend(unpack_counts(reply.arrays))
         # Whoever left out a part of the heads is left out of all of them: their counts would not be in step.
         return {name: counts for name, counts in found.items() if len(counts) == len(heads)}, dropped
+
+
+def _sizes(kind: str, member: Member) -> dict[str, int]:
+    """Shape letters that depend on what the member declared."""
+    images = member.description.images.sum() if member.description is not None else 0
+    return {"I": int(images)} if kind == "duplicates" else {}
 
 
 def standardisation_in(questions: Questions) -> Standardisation:
