@@ -25,12 +25,20 @@ def table_of(outcomes: Sequence[dict[str, Any]]) -> str:
             for headline in outcome["headlines"]
         ]
     machines = dict.fromkeys(_machine(outcome["machine"]) for outcome in outcomes if outcome["headlines"])
-    return "\n".join(lines) + f"\n\nMeasured on {'; '.join(machines)}. All of it again: `make bench`."
+    return (
+        "\n".join(lines) + f"\n\nMeasured on {'; '.join(machines)}, {_load(outcomes)}. All of it again: `make bench`."
+    )
 
 
 def _machine(facts: dict[str, Any]) -> str:
     gpu = facts["gpu"] or "no GPU"
     return f"{facts['cores']} cores ({facts['processor']}, {facts['instructions']}), {gpu}, PyTorch {facts['torch']}"
+
+
+def _load(outcomes: Sequence[dict[str, Any]]) -> str:
+    """What else the machines did: with a load above the number of cores, seconds are only good for ratios."""
+    loads = [outcome["machine"]["load_average"][0] for outcome in outcomes]
+    return f"load {min(loads):.0f} to {max(loads):.0f}" if loads else "load unknown"
 
 
 def read_outcomes(folder: Path) -> list[dict[str, Any]]:
