@@ -226,8 +226,8 @@ def outcome_of(seconds: dict[str, list[float]], processor: dict[str, list[float]
         Headline(
             "features of images, from files into the cache (MobileNetV2, float32)",
             f"{rates[PROJECT]:.0f} images/s, {rates[PROJECT] / rates[NAIVE]:.1f} times the first loop one would write "
-            f"({used[NAIVE] / used[PROJECT]:.1f} times by processor time), {rates[PROJECT] / fastest[0]:.2f} of the fastest forward "
-            f"pass on decoded images ({least / used[PROJECT]:.2f} by processor time)",
+            f"({used[NAIVE] / used[PROJECT]:.1f} times by processor time), {rates[PROJECT] / fastest[0]:.2f} of the fastest "
+            f"forward pass on decoded images ({least / used[PROJECT]:.2f} by processor time)",
         ),
     )
     return Outcome(
