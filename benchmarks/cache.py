@@ -85,9 +85,8 @@ def outcome_of(seconds: dict[str, list[float]], images: int | None) -> Outcome:
         "features again, from the cache; after 1 % of the images changed",
         f"{100 * warm:.1f} % of the time of the first run; {100 * touched:.1f} %",
     )
-    return Outcome(
-        "cache", "python -m benchmarks.cache SHARED", (table,), (headline,), {"seconds": seconds, "images": images}
-    )
+    command = "python -m benchmarks.cache SHARED" + (f" --images {images}" if images else "")
+    return Outcome("cache", command, (table,), (headline,), {"seconds": seconds, "images": images})
 
 
 if __name__ == "__main__":

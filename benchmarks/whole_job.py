@@ -105,18 +105,13 @@ def outcome_of(seconds: dict[str, list[float]], names: list[str], images: int | 
     )
     headlines = tuple(
         Headline(
-            f"a whole job from a cold cache, {name}, four hospitals",
+            f"a whole job from a cold cache, {name}, four hospitals, {images or 'all'} images",
             f"{statistics.median(ratios[name]):.2f} times the extraction of its features alone",
         )
         for name in names
     )
-    return Outcome(
-        "whole_job",
-        "python -m benchmarks.whole_job SHARED",
-        (table,),
-        headlines,
-        {"seconds": seconds, "images": images},
-    )
+    command = "python -m benchmarks.whole_job SHARED" + (f" --images {images}" if images else "")
+    return Outcome("whole_job", command, (table,), headlines, {"seconds": seconds, "images": images})
 
 
 if __name__ == "__main__":
