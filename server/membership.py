@@ -10,11 +10,14 @@ In simulations nobody comes or goes, and every answer is final (`Exchange.retry_
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from common.errors import FederationError
+from common.head import Standardisation
 from common.job import Job
 from common.messages import Space
 from common.wire import Packed
+from server.centre import Centre
 from server.exchange import Exchange
 from server.failures import Failures
 from server.members import (
@@ -52,6 +55,7 @@ class Membership:
         self._pending: dict[int, Pending] = {}
         self._doubted: set[int] = set()
         self._space: Space | None = None
+        self._centres: dict[Space, Centre] = {}
 
     def gather(self, needed: int) -> None:
         """Wait until enough hospitals can take part, and for the others that are connected, as the job's quorum says.
@@ -68,7 +72,7 @@ class Membership:
             if not enough and len(nodes) >= needed:
                 enough, end = True, now + quorum.deadline_s
             self._ask(nodes, 0)
-            self._collect(self._described.__setitem__)
+            self._collect(self._accept)
             self.members = self._candidates(nodes)
             self._watch(Now("describe", 0, since, since + end - began, needed, self._states(nodes)))
             standing, waiting = len(self.members.members) >= needed, any(node in nodes for node in self._pending)
@@ -84,6 +88,13 @@ class Membership:
             self._exchange.pause()
         self._space = self.members.members[0].space
         self._failures.add("describe", 0, self.members.dropped)
+
+    def standardisation(self) -> Standardisation:
+        """Mean and deviation of the training features of the hospitals that described themselves before the first round.
+
+        It stays the same for the whole run, whoever comes or goes: heads and updates that are combined must read the same features.
+        """
+        return self._centres[self.members.members[0].space].standardisation()
 
     def refresh(self, number: int) -> None:
         """Before round `number`: take in who can take part by now, and ask those who are new, declined or are doubted.
@@ -103,6 +114,14 @@ class Membership:
     def doubt(self, node: int) -> None:
         """The answers of a member contradict what it said of itself: it is asked again before the next round."""
         self._doubted.add(node)
+
+    def _accept(self, node: int, one: Described) -> None:
+        """Take in what a node said before the first round; the sums of its features go into those of all."""
+        if one.description is not None:
+            self._centres.setdefault(one.space, Centre()).add(one.description)
+            if not self._job.method.analytic:  # there they are held against the sums of the one round
+                one = replace(one, description=one.description.without_sums())
+        self._described[node] = one
 
     def _candidates(self, nodes: Mapping[int, str]) -> Members:
         """The members as things stand: nodes that have gone again are not among them."""
@@ -133,8 +152,9 @@ class Membership:
 
     def _collect(self, accept: Callable[[int, Described], None]) -> None:
         """Read the descriptions that have come, and give up on those that are overdue."""
+        if self._pending:
+            self._exchange.look(*self._pending.values())
         for node, pending in list(self._pending.items()):
-            self._exchange.look(pending)
             if not pending.done and time.monotonic() < pending.end:
                 continue
             asked = self._exchange.close(pending)

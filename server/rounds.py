@@ -105,7 +105,7 @@ def run_job(
         with meter.phase("evaluate"):
             membership.refresh(training.done)
             counted = asking.count_heads([best.head], "test", number, best.tuned)
-        test = {name: counts[0] for name, counts in counted.hospitals.items()}
+        test = counted.hospitals
         groups = Grouped()
         if job.evaluation.groups:
             with meter.phase("groups"):
@@ -151,7 +151,11 @@ def _beginning(asking: Aggregation, resume: Checkpoint | None) -> tuple[Standard
     if job.noised_locally:
         found, patients = local_centre(asking.questions.members)
         return resume.standardisation if resume else found, patients
-    return resume.standardisation if resume else standardisation_of(list(asking.holdings().values())), 0.0
+    if resume:
+        return resume.standardisation, 0.0
+    if isinstance(asking, SecureSums):
+        return standardisation_of(list(asking.holdings().values())), 0.0
+    return asking.questions.membership.standardisation(), 0.0
 
 
 def _training(

@@ -100,6 +100,7 @@ class SecureSums:
         number: int,
         corrections: Mapping[str, NamedArrays],  # noqa: ARG002
         nodes: Mapping[int, str] | None = None,  # noqa: ARG002
+        mean_only: bool = False,  # noqa: ARG002
     ) -> Fitted:
         """As `Aggregation`; one update for all hospitals."""
         if self.questions.job.noised_locally:

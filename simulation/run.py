@@ -33,6 +33,7 @@ from server.recorder import JOB, MODEL, SUMMARY
 from server.strategies import hospitals_needed
 from simulation.grid import InProcessGrid
 from simulation.kits import make_kits
+from simulation.together import train_ahead
 
 ENGINES = ("in-process", "ray")
 
@@ -109,7 +110,7 @@ def _run_in_process(
             nodes = {name: {**node, "state-dir": str(Path(temporary) / name)} for name, node in nodes.items()}
         if job.privacy.secure_aggregation:
             config = {**config, "roster": str(Path(temporary) / ROSTER)}
-        grid = InProcessGrid(client_app, nodes)
+        grid = InProcessGrid(client_app, nodes, train_ahead)
         server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config)))
 
 

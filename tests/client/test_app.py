@@ -20,7 +20,7 @@ SECRET = "/data/patient-0815/Doe^Jane.dcm"
 
 @pytest.fixture(autouse=True)
 def no_hospitals_yet(monkeypatch):
-    monkeypatch.setattr(courier, "_hospitals", {})
+    monkeypatch.setattr(courier, "hospitals", {})
 
 
 @pytest.fixture
