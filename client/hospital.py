@@ -86,8 +86,8 @@ class Hospital:
     `answer` is the only door: a request goes in, a checked reply comes out, and no exception ever. One call at a time.
     """
 
-    def __init__(self, file: HospitalFile, books: Books | None = None, preparing: Preparing = prepare) -> None:
-        """preparing: makes a job ready; another than `client.preparation.prepare` only where there are no images."""
+    def __init__(self, file: HospitalFile, books: Books | None = None, preparing: Preparing | None = None) -> None:
+        """preparing: makes a job ready, by default `client.preparation.prepare`; another only where there are no images."""
         self._file, self._books, self._preparing = file, books, preparing
         self._sessions = SecureSessions(file)
         self._approvals = Approvals(file.state_folder)
@@ -160,7 +160,7 @@ class Hospital:
             LocalState(self._file.cache_folder, self.name, job),
             Releases(self._file.state_folder, job.job_id),
         )
-        return Participation(self._preparing(job, self._file), state, self.name, releases)
+        return Participation((self._preparing or prepare)(job, self._file), state, self.name, releases)
 
     def _epsilon(self, kind: str, job: Job, request: Packed) -> float:
         """What the answer spends of the hospital's budget; refuses a job that the budget does not allow any more."""
@@ -310,7 +310,7 @@ def _evaluated(request: Packed) -> str:
 
 
 def _identity(part: Participation) -> dict[str, str]:
-    return {"job-id": part.prepared.job.job_id, "fingerprint": part.prepared.fingerprint}
+    return dict(part.identity)
 
 
 def _code_of(error: Exception) -> RefusalCode:

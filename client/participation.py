@@ -39,7 +39,7 @@ class Fitted:
 
 
 class Participation:
-    """The state of one job at one hospital from round to round."""
+    """The state of one job at one hospital from round to round. text: the job as requests carry it; identity: what replies repeat."""
 
     def __init__(self, prepared: Prepared, state: LocalState, hospital: str, releases: Releases | None = None) -> None:
         """releases: what was told with noise; only a job whose hospitals add noise of their own needs it."""
@@ -47,6 +47,10 @@ class Participation:
         self.releases = releases or Releases(state.folder, prepared.job.job_id)
         self._job, self._state, self._hospital = prepared.job, state, hospital
         self.text = prepared.job.canonical_json()
+        self.identity: Mapping[str, str] = {
+            "job-id": prepared.description.space.job_id,
+            "fingerprint": prepared.fingerprint,
+        }
         self._standardised: tuple[bytes, Mapping[str, Examples]] | None = None
         self._own: tuple[bytes, Head] | None = None
         self._personal: tuple[str, Head] | None = None

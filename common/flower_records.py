@@ -33,7 +33,7 @@ MESSAGE_TYPES = {
 
 def to_records(packed: Packed) -> RecordDict:
     """A message as Flower records: one ArrayRecord, one ConfigRecord."""
-    arrays = {name: Array(np.ascontiguousarray(array)) for name, array in packed.arrays.items()}
+    arrays = {name: _encoded(array) for name, array in packed.arrays.items()}
     return RecordDict({ARRAYS: ArrayRecord(arrays), CONFIG: ConfigRecord(dict(packed.fields))})
 
 
@@ -53,6 +53,15 @@ def from_records(records: RecordDict) -> Packed:
     except Exception as error:  # a hostile array may fail anywhere in numpy's parser
         raise ValueError("an array cannot be decoded") from error
     return Packed(decoded, cast("dict[str, Field]", dict(config)))
+
+
+def _encoded(array: AnyArray) -> Array:
+    """As Flower makes it of an array, with the header of the npy format from memory."""
+    array = np.ascontiguousarray(array)
+    header = _header(str(array.dtype), array.shape)
+    if not header:
+        return Array(array)
+    return Array(str(array.dtype), array.shape, SType.NUMPY, header + array.tobytes())
 
 
 def _decoded(array: Array) -> AnyArray:

@@ -81,7 +81,7 @@ def test_an_agent_behind_its_socket_answers(ask, node, request_of, monkeypatch):
     assert (socket, kind, request.fields) == ("/run/agent.sock", "describe", request_of.fields)
     assert deadline_s > 0
     assert message_id
-    assert courier._hospitals == {}
+    assert courier.hospitals == {}
 
 
 def test_an_agent_that_is_away_is_a_neutral_word(ask, request_of, monkeypatch, tmp_path):
