@@ -33,7 +33,7 @@ UNREACHABLE = "Flower's SuperLink could not be reached"
 CLOCKS_APART_S = 310.0
 """Flower lets in a hospital whose clock is off by so much, and judges by that clock whether an answer is void."""
 _CONNECTED_EVERY_S = 2.0
-_MOST_AT_ONCE, _BYTES_AT_ONCE = 256, 64_000_000
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 256, 16_000_000
 """Replies fetched together: at most so many, and of about so many bytes, but at least one."""
 _T = TypeVar("_T")
 

@@ -20,6 +20,7 @@ from common.wire import Packed
 from server.centre import Centre
 from server.exchange import Exchange
 from server.failures import Failures
+from server.guard import Expected, bytes_of_reply
 from server.members import (
     OTHER_SPACE,
     Described,
@@ -56,6 +57,7 @@ class Membership:
         self._doubted: set[int] = set()
         self._space: Space | None = None
         self._centres: dict[Space, Centre] = {}
+        self._heard: dict[int, Described | str] = {}
 
     def gather(self, needed: int) -> None:
         """Wait until enough hospitals can take part, and for the others that are connected, as the job's quorum says.
@@ -72,7 +74,7 @@ class Membership:
             if not enough and len(nodes) >= needed:
                 enough, end = True, now + quorum.deadline_s
             self._ask(nodes, 0)
-            self._collect(self._accept)
+            self._collect(self._described.__setitem__)
             self.members = self._candidates(nodes)
             self._watch(Now("describe", 0, since, since + end - began, needed, self._states(nodes)))
             standing, waiting = len(self.members.members) >= needed, any(node in nodes for node in self._pending)
@@ -115,13 +117,16 @@ class Membership:
         """The answers of a member contradict what it said of itself: it is asked again before the next round."""
         self._doubted.add(node)
 
-    def _accept(self, node: int, one: Described) -> None:
-        """Take in what a node said before the first round; the sums of its features go into those of all."""
-        if one.description is not None:
-            self._centres.setdefault(one.space, Centre()).add(one.description)
+    def _hear(self, node: int, answers: list[Packed]) -> None:
+        """Read what a node says as soon as it is there. Before the first round the sums of its features go into those of all."""
+        if node not in self._pending or node in self._heard:
+            return  # too late, or said already
+        read = read_description(self._job, answers)
+        if not isinstance(read, str) and read.description is not None and self._space is None:
+            self._centres.setdefault(read.space, Centre()).add(read.description)
             if not self._job.method.analytic:  # there they are held against the sums of the one round
-                one = replace(one, description=one.description.without_sums())
-        self._described[node] = one
+                read = replace(read, description=read.description.without_sums())
+        self._heard[node] = read
 
     def _candidates(self, nodes: Mapping[int, str]) -> Members:
         """The members as things stand: nodes that have gone again are not among them."""
@@ -134,10 +139,13 @@ class Membership:
         self._names |= nodes
         known = self.members.by_node() if self._space else self._described
         request = Packed({}, {"job": self._job.canonical_json()})
+        length = bytes_of_reply(Expected("describe", self._job))
         for node in nodes:
             if (node in known and node not in self._doubted) or not self._due(node):
                 continue
-            self._pending[node] = self._exchange.post("describe", request, [node], number, self._job.quorum.deadline_s)
+            self._pending[node] = self._exchange.post(
+                "describe", request, [node], number, self._job.quorum.deadline_s, self._hear, length
+            )
             self._asked_at[node] = time.monotonic()
             self._doubted.discard(node)
 
@@ -160,7 +168,7 @@ class Membership:
             asked = self._exchange.close(pending)
             self._meter.count(asked)
             del self._pending[node]
-            read = read_description(self._job, asked.answers[node]) if node in asked.answers else asked.failures[node]
+            read = self._heard.pop(node) if node in self._heard else asked.failures[node]
             if isinstance(read, str):
                 self._reasons[node] = read
             else:
