@@ -2,10 +2,10 @@
 
     python -m benchmarks.coordinator --hospitals 100 1000 10000 --out DIR
 
-Hospitals here are functions that make an answer when they are asked and keep nothing, so that the memory of this process is the
-coordinator's: messages, guard, streaming sums, checkpoint; the run directory's last pages are left out where they are made of
-all hospitals' figures. Each line is a process of its own, and its memory the most that it had. Larger models: updates as large as the
-last block and all of ResNet-50, through the running mean alone.
+Hospitals here are functions that make an answer when they are asked and keep nothing, so that the memory of this
+process is the coordinator's: messages, guard, streaming sums, checkpoint; the run directory's last pages are left out
+where they are made of all hospitals' figures. Each line is a process of its own, and its memory the most that it had.
+Larger models: updates as large as the last block and all of ResNet-50, through the running mean alone.
 """
 
 import argparse
@@ -54,7 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hospitals", type=int, nargs="+", default=[100, 1000, 10_000])
     parser.add_argument("--one", nargs=2, metavar=("JOB", "HOSPITALS"), help="measure one line, and print it as JSON")
-    parser.add_argument("--mean", nargs=2, type=int, metavar=("NUMBERS", "HOSPITALS"), help="as --one, of the running mean")
+    parser.add_argument(
+        "--mean", nargs=2, type=int, metavar=("NUMBERS", "HOSPITALS"), help="as --one, of the running mean"
+    )
     parser.add_argument("--out", type=Path, help="folder for coordinator.json")
     given = parser.parse_args()
     if given.one or given.mean:
@@ -66,7 +68,11 @@ def main() -> None:
         for number in given.hospitals:
             found = _apart("--one", title, str(number))
             rows.append((title, number, found["mb"], found["cpu_s"], 1e3 * found["cpu_s"] / found["messages"]))
-    sizes = {"head of ResNet-50, 2 classes": 2 * 2049, "its last block": LAST_BLOCK, "all of it": backbone_row("resnet50").parameters}
+    sizes = {
+        "head of ResNet-50, 2 classes": 2 * 2049,
+        "its last block": LAST_BLOCK,
+        "all of it": backbone_row("resnet50").parameters,
+    }
     means = []
     for what, numbers in sizes.items():
         for number in (4, 16, 64) if numbers < 10_000_000 else (4, 16):
@@ -89,7 +95,8 @@ def main() -> None:
         of = {row[1]: row[2] for row in rows if row[0] == title}
         heads.append(
             Headline(
-                f"coordinator's memory from {min(of):,} to {max(of):,} hospitals, {title}", f"{of[max(of)] - of[min(of)]:+.0f} MB"
+                f"coordinator's memory from {min(of):,} to {max(of):,} hospitals, {title}",
+                f"{of[max(of)] - of[min(of)]:+.0f} MB",
             )
         )
     publish(Outcome("coordinator", "python -m benchmarks.coordinator", tables, tuple(heads)), given.out)

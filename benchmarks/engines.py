@@ -4,10 +4,11 @@
     python -m benchmarks.engines --goals --out DIR         1,000 hospitals x 20 rounds; 10,000 x the closed form
     python -m benchmarks.engines --ray 10 --out DIR        minutes: Flower's runtime starts, and each node is a process's work
 
-Hospitals hold features that a program draws (50 training examples each, 1,280 features; 128 for the closed form): what is measured is what
-the system adds, with the real messages, policy, guard, counts and run directory. Seconds are of this process's processors (and on the
-clock), so that other work on the machine counts less. Overhead: seconds of a round less those that training the heads takes, by message.
-Ray hospitals are phantoms with images, whose features are made in a first run that is not counted.
+Hospitals hold features that a program draws (50 training examples each, 1,280 features; 128 for the closed form): what
+is measured is what the system adds, with the real messages, policy, guard, counts and run directory. Seconds are of
+this process's processors (and on the clock), so that other work on the machine counts less. Overhead: seconds of a
+round less those that training the heads takes, by message. Ray hospitals are phantoms with images, whose features are
+made in a first run that is not counted.
 """
 
 import argparse
@@ -94,7 +95,13 @@ def _rounds(numbers: list[int]) -> Table:
             rows.append((number, title, 1 / cpu_s, 1 / clock_s, 1e3 * cpu_s / number))
     return Table(
         "In-process engine: rounds of fedavg",
-        ("hospitals", "heads are trained", "rounds per second of a processor", "rounds per second on the clock", "ms a message"),
+        (
+            "hospitals",
+            "heads are trained",
+            "rounds per second of a processor",
+            "rounds per second on the clock",
+            "ms a message",
+        ),
         tuple(rows),
     )
 
@@ -116,7 +123,16 @@ def _goals() -> tuple[Table, tuple[Headline, ...]]:
         Headline(f"{row[0]:,} simulated hospitals, {row[1]}, {row[2]:,} features", f"{row[3]:.0f} s of one processor")
         for row in rows
     )
-    columns = ("hospitals", "job", "features", "s of a processor", "s on the clock", "of which the run", "describing", "MB")
+    columns = (
+        "hospitals",
+        "job",
+        "features",
+        "s of a processor",
+        "s on the clock",
+        "of which the run",
+        "describing",
+        "MB",
+    )
     return Table("Whole runs, from nothing to the report", columns, tuple(rows)), heads
 
 

@@ -1,7 +1,8 @@
-"""Hospitals that hold features drawn at random and no image: so many that the messages are what is measured, by the real ClientApp.
+"""Hospitals that hold features drawn at random and no image: so many that the messages are what is measured, by the
+real ClientApp.
 
-Only where images become features something else stands in (`Hospital(preparing=...)`): policy, contract, training, counts and packing are
-the real ones.
+Only where images become features something else stands in (`Hospital(preparing=...)`): policy, contract, training,
+counts and packing are the real ones.
 """
 
 import logging
@@ -84,7 +85,10 @@ def preparing(number: int, examples: int) -> Any:
 
 def seat(number: int, examples: int) -> dict[str, dict[str, str]]:
     """So many hospitals in this process, with their node configs."""
-    nodes = {f"h-{place:06d}": {"hospital-dir": f"/nowhere/{place}", "hospital-name": f"h-{place:06d}"} for place in range(number)}
+    nodes = {
+        f"h-{place:06d}": {"hospital-dir": f"/nowhere/{place}", "hospital-name": f"h-{place:06d}"}
+        for place in range(number)
+    }
     for place, (name, node) in enumerate(nodes.items()):
         file = HospitalFile(name=name, data=Data(folder=Path(node["hospital-dir"])), policy=OF_SIMULATIONS)
         hospitals[settings_of(node)] = Hospital(file, preparing=preparing(place, examples))
@@ -99,7 +103,12 @@ def run(job: Job, nodes: Mapping[str, Mapping[str, str]], client: Any = app, **o
     out = Path(tempfile.mkdtemp(prefix="consilium-scale-"))
     try:
         write_atomically(out / JOB, job.canonical_json())
-        config: dict[str, str | bool] = {"job": str(out / JOB), "out": str(out), "engine": "in-process", "resume": False}
+        config: dict[str, str | bool] = {
+            "job": str(out / JOB),
+            "out": str(out),
+            "engine": "in-process",
+            "resume": False,
+        }
         start = time.perf_counter()
         grid = InProcessGrid(client, nodes, **options)
         server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config)))

@@ -2,12 +2,13 @@
 
     python -m benchmarks.recipe SHARED --lr 0.01 0.001 --rounds 10 --out DIR
 
-The recipe: a pretrained MobileNetV2 with a new last layer, all weights trained with SGD (momentum 0.9, batches of 64, one local epoch a
-round), the whole model to and from every hospital in each round, averaged by Flower's FedAvg. Against it, on the same patients of the
-same four hospitals: the closed-form head, and 20 rounds of fedavg of the head. Every time is of one process with cold caches: the recipe
-keeps its decoded images in memory, the head passes each image through the network once, and both are counted. Seconds are of the
-processors, since other work may share the machine; seconds on the clock are beside them. It stops when the recipe reaches the closed-form
-head's AUROC. Prints Markdown tables, and writes DIR/recipe.json after every round.
+The recipe: a pretrained MobileNetV2 with a new last layer, all weights trained with SGD (momentum 0.9, batches of 64,
+one local epoch a round), the whole model to and from every hospital in each round, averaged by Flower's FedAvg.
+Against it, on the same patients of the same four hospitals: the closed-form head, and 20 rounds of fedavg of the head.
+Every time is of one process with cold caches: the recipe keeps its decoded images in memory, the head passes each
+image through the network once, and both are counted. Seconds are of the processors, since other work may share the
+machine; seconds on the clock are beside them. It stops when the recipe reaches the closed-form head's AUROC. Prints
+Markdown tables, and writes DIR/recipe.json after every round.
 """
 
 import argparse
@@ -79,7 +80,9 @@ def main() -> None:
     torch.manual_seed(0)
     hospitals = {name: given.shared / "data" / "chest_xray" / name for name in NAMES}
     content = load_yaml(PROJECT / "configs" / "chest_xray.yaml")
-    found = [_head(title, {**content, **changes}, hospitals, given.shared / "weights") for title, changes in HEADS.items()]
+    found = [
+        _head(title, {**content, **changes}, hospitals, given.shared / "weights") for title, changes in HEADS.items()
+    ]
     _write(given.out, found)
     goal = found[0].auroc[-1]
     for lr in given.lr:
@@ -95,7 +98,11 @@ def _head(title: str, content: Mapping[str, Any], hospitals: Mapping[str, Path],
     course, cpu, clock = Course(title), time.process_time(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = simulate(
-            parse_job(dict(content)), hospitals, Path(folder) / "run", weights_dir=weights, cache_dir=Path(folder) / "cache"
+            parse_job(dict(content)),
+            hospitals,
+            Path(folder) / "run",
+            weights_dir=weights,
+            cache_dir=Path(folder) / "cache",
         )
     sent = run.summary["communication"]
     auroc = float(run.summary["metrics"]["pooled"]["auroc"])
@@ -129,15 +136,19 @@ def _recipe(
             sent += 2 * size_of(content)
             replies.append(Message(content, dst_node_id=1, message_type="train"))
         combined, _ = strategy.aggregate_train(number, replies)
-        assert combined is not None  # noqa: S101
+        assert combined is not None
         state = {
-            name: torch.from_numpy(np.asarray(combined[name].numpy())).to(tensor.dtype) for name, tensor in state.items()
+            name: torch.from_numpy(np.asarray(combined[name].numpy())).to(tensor.dtype)
+            for name, tensor in state.items()
         }
         network.load_state_dict(state)
         # The measurement itself is no part of the recipe.
         before = time.process_time(), time.perf_counter()
         auroc = _auroc(network, *test)
-        judged_cpu, judged_clock = judged_cpu + time.process_time() - before[0], judged_clock + time.perf_counter() - before[1]
+        judged_cpu, judged_clock = (
+            judged_cpu + time.process_time() - before[0],
+            judged_clock + time.perf_counter() - before[1],
+        )
         course.add(auroc, time.process_time() - cpu - judged_cpu, time.perf_counter() - clock - judged_clock, sent)
         print(
             f"{course.name}, round {number}: AUROC {auroc:.4f}, {course.cpu_s[-1]:.0f} s of processors, {sent / 1e6:.0f} MB",
@@ -210,7 +221,9 @@ def print_tables(found: list[Course]) -> None:
                 f"| {one.name} | {number + 1 if len(found[2:]) and one in found[2:] else '–'} | {one.auroc[number]:.4f} | "
                 f"{one.cpu_s[number]:.0f} | {one.clock_s[number]:.0f} | {one.bytes[number] / 1e6:.2f} |"
             )
-    print("\n| the recipe against | its AUROC reached in round | times the seconds | times the bytes |\n|---|---|---|---|")
+    print(
+        "\n| the recipe against | its AUROC reached in round | times the seconds | times the bytes |\n|---|---|---|---|"
+    )
     for recipe in found[2:]:
         for head in found[:2]:
             reached = next((at for at, auroc in enumerate(recipe.auroc) if auroc >= head.auroc[-1]), None)
@@ -221,7 +234,9 @@ def print_tables(found: list[Course]) -> None:
                 f"{more}{recipe.cpu_s[at] / head.cpu_s[-1]:.1f} | {more}{recipe.bytes[at] / head.bytes[-1]:.0f} |"
             )
     mobilenet, resnet = backbone_row("mobilenet_v2").parameters, backbone_row("resnet50").parameters
-    print(f"\nresnet50 has {resnet / mobilenet:.1f} times the weights of mobilenet_v2: so many times the bytes of a round.")
+    print(
+        f"\nresnet50 has {resnet / mobilenet:.1f} times the weights of mobilenet_v2: so many times the bytes of a round."
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,6 @@ def settings_of(node: Mapping[str, str | int | float | bool]) -> Settings:
     return tuple(sorted((key, str(value)) for key, value in node.items()))
 
 
-
 def _handler(kind: str) -> Callable[[Message, Context], Message]:
     """Answers requests of one kind (`common.wire.REQUESTS` says what each is)."""
 

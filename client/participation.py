@@ -39,7 +39,10 @@ class Fitted:
 
 
 class Participation:
-    """The state of one job at one hospital from round to round. text: the job as requests carry it; identity: what replies repeat."""
+    """The state of one job at one hospital from round to round.
+
+    text: the job as requests carry it. identity: what every reply repeats.
+    """
 
     def __init__(self, prepared: Prepared, state: LocalState, hospital: str, releases: Releases | None = None) -> None:
         """releases: what was told with noise; only a job whose hospitals add noise of their own needs it."""
@@ -65,7 +68,7 @@ class Participation:
         self, start: Model, standardisation: Standardisation, number: int, correction: Mapping[str, Float32]
     ) -> Fitted:
         """Round `number` of local training from the model that was sent; correction: added to its gradients (scaffold)."""
-        job, method, deep = self._job, self._job.method, self.prepared.deep
+        job, deep = self._job, self.prepared.deep
         seed = seed_of(job.seed, number, self._hospital)
         examples = self.prepared.parts["train"]
         if deep is None:
@@ -202,7 +205,12 @@ class Participation:
 
 def _exercise_key(one: Exercise) -> bytes:
     """One hospital trains in one job on the examples it has: all else that an exercise depends on."""
-    return one.start.weight.tobytes() + one.start.bias.tobytes() + one.seed.to_bytes(8, "big") + one.examples.features[:1].tobytes()
+    return (
+        one.start.weight.tobytes()
+        + one.start.bias.tobytes()
+        + one.seed.to_bytes(8, "big")
+        + one.examples.features[:1].tobytes()
+    )
 
 
 def _key(standardisation: Standardisation) -> bytes:

@@ -1,7 +1,8 @@
 """Local training of the heads of many hospitals as one computation: simulations of hundreds of hospitals.
 
-The same batches in the same order, the same steps as `client.training.train_head`, hospital by hospital side by side: `torch.bmm` over
-hospitals of about the same size, the shorter ones filled up with rows of weight 0. Numbers differ in rounding only (1e-5).
+The same batches in the same order, the same steps as `client.training.train_head`, hospital by hospital side by side:
+`torch.bmm` over hospitals of about the same size, the shorter ones filled up with rows of weight 0. Numbers differ in
+rounding only (1e-5).
 
 Letters: K hospitals, N examples of the largest of them, B of a batch, D features, C classes.
 """

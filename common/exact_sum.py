@@ -1,7 +1,7 @@
 """A sum of arrays whose bits do not depend on the order of the summands, in memory that does not depend on how many there are.
 
-Each number is cut into pieces at fixed places of its binary expansion, and the pieces of one place are added up: whole multiples of one
-unit, so that no addition rounds. What is left is rounded once, when the sum is read.
+Each number is cut into pieces at fixed places of its binary expansion, and the pieces of one place are added up: whole
+multiples of one unit, so that no addition rounds. What is left is rounded once, when the sum is read.
 
 Source: Demmel and Nguyen 2015, IEEE Trans. Comput. 64:2060, section 4 (bins at fixed exponents).
 """

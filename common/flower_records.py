@@ -66,7 +66,8 @@ def _encoded(array: AnyArray) -> Array:
 
 def _decoded(array: Array) -> AnyArray:
     """The array in a record. numpy reads the header of the npy format as Python text, a tenth of a millisecond; of a known one it
-    need not."""
+    need not.
+    """
     header = _header(array.dtype, tuple(array.shape))
     if header and array.stype == SType.NUMPY and array.data.startswith(header):
         dtype = np.dtype(array.dtype)

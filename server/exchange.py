@@ -1,7 +1,7 @@
 """Questions to many hospitals over Flower's Grid, with a deadline: the coordinator's only way to the network.
 
-Replies are fetched a few at a time. Whoever gives `use` is handed each hospital's answers as they come, and they are not kept: the
-memory of a question then does not grow with the number of hospitals.
+Replies are fetched a few at a time. Whoever gives `use` is handed each hospital's answers as they come, and they are
+not kept: the memory of a question then does not grow with the number of hospitals.
 
 A hospital has at most one request waiting behind the one it works at. So a slow hospital does not work through a queue of
 rounds that are over, and one that was started again, and has lost a request, gets the next.
@@ -33,7 +33,7 @@ UNREACHABLE = "Flower's SuperLink could not be reached"
 CLOCKS_APART_S = 310.0
 """Flower lets in a hospital whose clock is off by so much, and judges by that clock whether an answer is void."""
 _CONNECTED_EVERY_S = 2.0
-_MOST_AT_ONCE, _BYTES_AT_ONCE = 256, 16_000_000
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 128, 16_000_000
 """Replies fetched together: at most so many, and of about so many bytes, but at least one."""
 _T = TypeVar("_T")
 
@@ -50,6 +50,7 @@ class Exchange:
         self._in_flight: dict[str, Pending] = {}
         # Message ids by node, in the order in which they were sent.
         self._at: dict[int, dict[str, None]] = {}
+        self._made: tuple[Packed, RecordDict] | None = None
         self._overtaken: set[str] = set()
         self._nodes: dict[int, str] = {}
         self._known, self._looked_at = False, -math.inf
@@ -85,13 +86,19 @@ class Exchange:
         request: the same for all, or one for each node. use, reply_bytes: as in `ask`.
         """
         nodes = list(nodes)
-        same = to_records(request) if isinstance(request, Packed) else None
+        same = self._records_of(request) if isinstance(request, Packed) else None
         records = {node: same or to_records(cast("Mapping[int, Packed]", request)[node]) for node in nodes}
         at_once = max(1, min(_MOST_AT_ONCE, _BYTES_AT_ONCE // max(reply_bytes, 1)))
         end = time.monotonic() + deadline_s
         pending = Pending(MESSAGE_TYPES[kind], str(server_round), end, records, use, at_once)
         self._send(pending)
         return pending
+
+    def _records_of(self, request: Packed) -> RecordDict:
+        """As Flower's records; those of a request that is put to one node after the other are made once."""
+        if self._made is None or self._made[0] is not request:
+            self._made = (request, to_records(request))
+        return self._made[1]
 
     def look(self, *pending: Pending) -> None:
         """Fetch what has come, and send what of these could not be sent before."""

@@ -94,7 +94,8 @@ class Membership:
     def standardisation(self) -> Standardisation:
         """Mean and deviation of the training features of the hospitals that described themselves before the first round.
 
-        It stays the same for the whole run, whoever comes or goes: heads and updates that are combined must read the same features.
+        It stays the same for the whole run, whoever comes or goes: heads and updates that are combined must read the
+        same features.
         """
         return self._centres[self.members.members[0].space].standardisation()
 

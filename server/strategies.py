@@ -1,10 +1,10 @@
 """The arithmetic of each method, by Flower's own strategies, fed only with updates that have passed the guard.
 
-scaffold and fednova, which Flower has not, are in `server.heterogeneity.py`.
-Flower's `Strategy.start` is not used: our round loop (`server/rounds.py`) asks, checks and records; a strategy only combines.
-Methods that want the mean of the updates alone (`Aggregator.mean_only`) get it as one update of all hospitals, summed exactly as the
-updates come (`server/weighted_mean.py`). The others get all updates in the order of the hospitals' names and in float64. So the order
-of arrival changes nothing.
+scaffold and fednova, which Flower has not, are in `server.heterogeneity.py`. Flower's `Strategy.start` is not used:
+our round loop (`server/rounds.py`) asks, checks and records; a strategy only combines. Methods that want the mean of
+the updates alone (`Aggregator.mean_only`) get it as one update of all hospitals, summed exactly as the updates come
+(`server/weighted_mean.py`). The others get all updates in the order of the hospitals' names and in float64. So the
+order of arrival changes nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

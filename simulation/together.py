@@ -1,7 +1,7 @@
 """Hospitals that are simulated in this process train side by side, before each is asked: one computation in place of hundreds.
 
-What is computed here leaves no hospital: each still gets its own request, looks at its policy, and answers as always; it only finds
-its head trained already (`client/training_together.py`). Whatever is not plain, each trains for itself.
+What is computed here leaves no hospital: each still gets its own request, looks at its policy, and answers as always;
+it only finds its head trained already (`client/training_together.py`). Whatever is not plain, each trains for itself.
 """
 
 import logging

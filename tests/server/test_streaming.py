@@ -1,7 +1,6 @@
 """Replies are used as they come and let go: the memory of a question does not grow with the hospitals, and no order changes a bit."""
 
 import gc
-import json
 import random
 import weakref
 
@@ -50,7 +49,9 @@ def test_the_order_of_arrival_changes_no_bit(method, small_job, scripted, exampl
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize(("method", "kinds"), [("fedavg", ("fit", "evaluate")), ("analytic", ("statistics", "evaluate"))])
+@pytest.mark.parametrize(
+    ("method", "kinds"), [("fedavg", ("fit", "evaluate")), ("analytic", ("statistics", "evaluate"))]
+)
 def test_at_most_a_few_replies_are_alive(method, kinds, small_job, scripted, grid_of, monkeypatch):
     monkeypatch.setattr(exchange_module, "_MOST_AT_ONCE", 4)
     alive: dict[int, int] = {}
@@ -125,5 +126,4 @@ def test_counts_are_kept_small_and_come_back_as_they_were():
             array = getattr(one, field)
             assert array.dtype == np.int64
             np.testing.assert_array_equal(array, getattr(counts[name], field))
-    assert sum(array.nbytes for array in kept._kept["a"].values()) < 2000
-    assert json.dumps(counts["a"].confusion.tolist())
+    assert max(map(len, kept._kept.values())) < 1500  # 9 kB as they are

@@ -23,7 +23,6 @@ from simulation import together
 from simulation.grid import InProcessGrid
 from simulation.together import LEAST, train_ahead
 
-
 TRAINED = Participation._trained
 
 
@@ -75,7 +74,8 @@ def run(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "method", [{"name": "fedavg"}, {"name": "fedprox", "proximal_mu": 0.3, "class_weights": "balanced"}, {"name": "fedadam"}]
+    "method",
+    [{"name": "fedavg"}, {"name": "fedprox", "proximal_mu": 0.3, "class_weights": "balanced"}, {"name": "fedadam"}],
 )
 def test_a_run_together_is_the_run_one_by_one_to_1e_5(run, method):
     alone, both = run(LEAST + 4, **method), run(LEAST + 4, train_ahead, **method)
