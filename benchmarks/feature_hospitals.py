@@ -62,7 +62,7 @@ def job_of(method: Mapping[str, Any], features: int, hospitals_needed: int = 2) 
 
 
 def preparing(number: int, examples: int) -> Any:
-    """Stands in for `client.preparation.prepare`: hospital `number` has so many training examples, and a fifth each for the rest."""
+    """Stands in for `client.preparation.prepare`: hospital `number` has so many training examples, a fifth for the rest."""
 
     def prepare(job: Job, _file: HospitalFile) -> Prepared:
         rng = np.random.default_rng([job.seed, number])

@@ -29,7 +29,7 @@ Ahead = Callable[[Packed, Sequence[NodeConfig]], None]
 
 
 class InProcessGrid(Grid):
-    """Hospitals by name with their node configs; each gets its own node id and Flower context.
+    """Hospitals by name with their node configs; each gets its own node id and Flower state.
 
     ahead: shown a request to `fit` and the node configs it goes to, before they are asked one by one.
     """
@@ -40,10 +40,8 @@ class InProcessGrid(Grid):
         TaskIdentity.node_id = COORDINATOR
         self._app, self._ahead = app, ahead
         self._names = dict(enumerate(hospitals, start=COORDINATOR + 1))
-        self._contexts = {
-            node: Context(run_id=1, node_id=node, node_config=dict(hospitals[name]), state=RecordDict(), run_config={})
-            for node, name in self._names.items()
-        }
+        self._configs = {node: hospitals[name] for node, name in self._names.items()}
+        self._states: dict[int, RecordDict] = {}
         self._waiting: dict[str, Message] = {}
         self._number = itertools.count(1)
 
@@ -97,13 +95,18 @@ class InProcessGrid(Grid):
                 fits.setdefault(id(message.content), []).append(message)
         for messages in fits.values():
             if self._ahead is not None and len(messages) > 1:
-                configs = [self._contexts[message.metadata.dst_node_id].node_config for message in messages]
+                configs = [self._configs[message.metadata.dst_node_id] for message in messages]
                 self._ahead(from_records(messages[0].content), configs)
 
     def _deliver(self, message: Message) -> list[Message]:
         node = message.metadata.dst_node_id
         try:
-            reply = self._app(message, self._contexts[node])
+            # Made anew for each message, since of thousands of hospitals most keep nothing in it.
+            state = self._states.get(node, RecordDict())
+            context = Context(run_id=1, node_id=node, node_config=dict(self._configs[node]), state=state, run_config={})
+            reply = self._app(message, context)
+            if len(context.state):
+                self._states[node] = context.state
         except Exception as error:
             log.debug("the app of node %d raised", node, exc_info=True)
             reply = Message(Error(code=CLIENT_APP_RAISED, reason=str(error)), reply_to=message)

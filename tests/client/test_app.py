@@ -28,8 +28,11 @@ def ask():
     """What a node with this config answers, over the in-process Grid."""
 
     def put(node: dict, kind: str, request: Packed, run: dict | None = None) -> Packed:
-        grid = InProcessGrid(courier.app, {"a": node})
-        grid._contexts[2].run_config = dict(run or {})
+        def app(message, context):
+            context.run_config = dict(run or {})
+            return courier.app(message, context)
+
+        grid = InProcessGrid(app, {"a": node})
         asked = Exchange(grid, poll_s=0.01).ask(kind, request, [2], 1, 30)
         assert asked.failures == {}
         [answer] = asked.answers[2]

@@ -1,4 +1,4 @@
-"""Replies are used as they come and let go: the memory of a question does not grow with the hospitals, and no order changes a bit."""
+"""Replies are used as they come and let go: memory does not grow with the hospitals, and no order changes a bit."""
 
 import gc
 import random
