@@ -27,7 +27,7 @@ from common.backbones import backbone_row
 from common.flower_records import MESSAGE_TYPES, from_records, to_records
 from common.head import Head
 from common.messages import Description, Space, pack_counts, unpack_standardisation
-from common.metrics import count
+from common.metrics import SCORE_BINS, count
 from common.model import Model, digest_of_arrays
 from common.packed import Packed
 from common.sums import Sums
@@ -144,6 +144,10 @@ def answer(job: Any, kind: str, request: Packed, seed: int) -> Packed:
         sums_of = Sums.of(standardised, labels["train"], 2)
         arrays = {"gram": sums_of.triangle(STATISTICS_DTYPE), "class-sums": sums_of.class_sums.astype(STATISTICS_DTYPE)}
         return Packed(arrays, {**identity, "examples": _EXAMPLES})
+    if kind == "distances":
+        found = np.zeros((job.num_classes, SCORE_BINS), np.int32)
+        found[:, SCORE_BINS // 2] = images[PARTS.index("validation")]
+        return Packed({"distances": found}, identity)
     heads = len(request.arrays["weight"]) if kind == "evaluate" else 1
     part = str(request.fields.get("part", "validation"))
     counts = pack_counts([count(rng.dirichlet(np.ones(2), len(labels[part])), labels[part])] * heads)

@@ -78,7 +78,7 @@ def preparing(number: int, examples: int) -> Any:
         told = Description(
             space, images, images.sum(axis=1), train.sum(axis=0), (train**2).sum(axis=0), examples, 0, 0, 0, examples
         )
-        return Prepared(job, space.fingerprint, Records((), {}, 0), parts, told, {}, None, None)
+        return Prepared(job, space.fingerprint, Records((), {}, 0), parts, told, {}, None, None, ())
 
     return prepare
 

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from cli import advise, compare, coordinator, export, hospital, images, importing, runs, tables
+from cli import advise, compare, coordinator, diagnose, export, hospital, images, importing, runs, tables
 from common.errors import ConsiliumError
 
 EXIT_CODES = """
@@ -39,7 +39,7 @@ app.command("compare", epilog=compare.ROWS_TEXT)(compare.compare)
 app.command("check")(images.check)
 app.command("import", epilog=importing.EPILOG)(importing.import_images)
 app.command("advise")(advise.advise)
-app.command("diagnose")(images.diagnose)
+app.command("diagnose")(diagnose.diagnose)
 app.command("export")(export.export)
 app.command("backbones")(tables.backbones)
 app.command("methods")(tables.methods)

@@ -4,7 +4,8 @@ What answers is for the hospital to decide, in its SuperNode's node config:
 
     agent-socket="/path/agent.sock"     the hospital's agent, behind its Unix socket
     hospital-dir="/path/images"         a `Hospital` in this process, for simulations; also hospital-name, cache-dir,
-                                        weights-dir, device, state-dir, node-key, roster
+                                        weights-dir, device, state-dir, node-key, roster,
+                                        consortium-secret
 
 In Flower's simulation runtime there is no such config per node; there `client/simulated.py` says which hospital a node is. It
 is not part of what a coordinator ships to real hospitals (`deploy/bundle.py`), and neither is the `Hospital`.
@@ -121,6 +122,7 @@ def _open(node: dict[str, str]) -> "Hospital":
             state=Path(node["state-dir"]) if node.get("state-dir") else None,
             node_key=Path(node["node-key"]) if node.get("node-key") else None,
             roster=Path(node["roster"]) if node.get("roster") else None,
+            consortium_secret=Path(node["consortium-secret"]) if node.get("consortium-secret") else None,
             policy=OF_SIMULATIONS,
         )
     )

@@ -7,7 +7,7 @@ Letters: N images, D features, (3, H, W) images.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -116,6 +116,46 @@ class Backbone(nn.Module):
         """Features (N, D) of the stages from block number `cut` on, from the activation that enters it."""
         stop = max((self.blocks.index(block.stage) + 1 for block in wanted), default=cut)
         return self._run(activation, cut, stop, wanted)[1]
+
+    @property
+    def layout(self) -> str:
+        """Of the activations at the earlier stages: `nchw`, `nhwc` or `tokens`."""
+        return self._layout
+
+    def is_sum_over_places(self, block: FeatureBlock) -> bool:
+        """Whether a feature is the mean or the maximum over the places of its stage's map, and nothing after that."""
+        if block.stage != OUTPUT:
+            return True
+        if self._layout == "tokens" or block.pool == "vector":
+            return False
+        layers = list(self._chain[-1][1].children())
+        averages = (
+            len(layers) == 2 and isinstance(layers[0], nn.AdaptiveAvgPool2d) and isinstance(layers[1], nn.Flatten)
+        )
+        return block.pool == "max" or averages
+
+    def maps(self, images: Tensor, stages: Collection[str]) -> dict[str, Tensor]:
+        """The activations (N, D, h, w) that the features of some stages are pooled from; of `output` what enters it."""
+        found: dict[str, Tensor] = {}
+        x = images
+        for number, (name, block) in enumerate(self._chain):
+            entering = (x - self.mean) / self.std if number == 0 else x
+            x = block(entering)
+            if name in stages:
+                found[name] = entering if name == OUTPUT else self._as_map(x)
+            if found.keys() == set(stages):
+                break
+        return found
+
+    def _as_map(self, activation: Tensor) -> Tensor:
+        """(N, D, h, w) of an activation at an earlier stage; tokens without the class token, as the square they come from."""
+        if self._layout == "nhwc":
+            return activation.permute(0, 3, 1, 2)
+        if self._layout == "tokens":
+            side = round((activation.shape[1] - 1) ** 0.5)
+            patches = activation[:, 1:].transpose(1, 2)
+            return patches.reshape(*patches.shape[:2], side, side)
+        return activation
 
     @property
     def tunable_blocks(self) -> tuple[str, ...]:

@@ -16,6 +16,9 @@ import numpy as np
 from client.device import decoding_threads
 from client.dicom_facts import DicomFindings
 from client.duplicates import alike, near_pairs, same_files
+from client.image_faults import FAULTS, GreyValues, fault_of
+from client.images import load_image
+from client.likeness import CHANGES, Change, like_pairs, same_film, words_of
 from client.looks import Looks
 from client.records import Row, parts_of, read_rows, unknown_labels
 from common.errors import DataError
@@ -29,7 +32,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Image:
-    """One image as found: `problem` says why it cannot be read; then it has no digest, hash, size or depth."""
+    """One image as found: `problem` says why it cannot be read; then it has no digest, hash, size or depth.
+
+    code: of `client.likeness`; None for a blank image.
+    """
 
     hospital: str
     row: Row
@@ -39,6 +45,8 @@ class Image:
     size_px: tuple[int, int] = (0, 0)
     bits: int = 0
     problem: str | None = None
+    grey: GreyValues = field(default_factory=GreyValues)
+    code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class ClassFindings:
 class HospitalFindings:
     """One hospital: its classes by label, its unreadable files with the reason, its images by part.
 
-    With a job, patients with several labels and images by part count only what belongs to its classes.
+    faults: names of images by what is wrong with them (`client.image_faults.FAULTS`). With a job, patients with several
+    labels and images by part count only what belongs to its classes.
     """
 
     classes: Mapping[str, ClassFindings]
@@ -63,19 +72,22 @@ class HospitalFindings:
     patients_with_several_labels: int
     images_by_part: Mapping[str, int]
     missing_classes: tuple[str, ...] = ()
+    faults: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dicom: DicomFindings | None = None
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found. Duplicates are groups of `hospital/file` names."""
+    """What was found. Duplicates are groups of `hospital/file` names; turned: pairs, and how the first was changed, in words."""
 
     hospitals: Mapping[str, HospitalFindings]
     exact_duplicates: tuple[tuple[str, ...], ...] = ()
     near_duplicates: tuple[tuple[str, ...], ...] = ()
+    turned_duplicates: tuple[tuple[str, str, str], ...] = ()
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     job: str | None = field(default=None)
+    images: tuple[Image, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -96,12 +108,14 @@ class CheckResult:
                     "patients_with_several_labels": one.patients_with_several_labels,
                     "images_by_part": dict(one.images_by_part),
                     "missing_classes": list(one.missing_classes),
+                    "faults": {fault: list(names) for fault, names in one.faults.items()},
                     "dicom": one.dicom.to_dict() if one.dicom else None,
                 }
                 for name, one in self.hospitals.items()
             },
             "exact_duplicates": [list(group) for group in self.exact_duplicates],
             "near_duplicates": [list(group) for group in self.near_duplicates],
+            "turned_duplicates": [list(one) for one in self.turned_duplicates],
             "errors": list(self.errors),
             "warnings": list(self.warnings),
         }
@@ -155,11 +169,42 @@ def _checked(
         for i, j in pairs
         if alike(looks.thumbnail(readable[i].row.path), looks.thumbnail(readable[j].row.path))
     ]
+    again, turned = _like(readable, near, looks)
+    near += again
     errors += _contradictions(exact)
-    warnings += _leaks(exact, near, _parts(rows, job))
+    warnings += _leaks(
+        {"exact": exact, "near": near, "turned or inverted": [pair for pair, _ in turned]}, _parts(rows, job)
+    )
     warnings += _shared_patients(rows)
     return CheckResult(
-        findings, _names(exact), _names(near), tuple(errors), tuple(warnings), job.name if job is not None else None
+        findings,
+        _names(exact),
+        _names(near),
+        tuple((_name(one), _name(two), words) for (one, two), words in turned),
+        tuple(errors),
+        tuple(warnings),
+        job.name if job is not None else None,
+        tuple(images),
+    )
+
+
+def _like(
+    readable: Sequence[Image], near: Iterable[Sequence[Image]], looks: Looks
+) -> tuple[list[list[Image]], list[tuple[tuple[Image, Image], str]]]:
+    """Pairs that are one film and not among the `near` ones: as it is; and turned, mirrored or inverted, with what was done."""
+    known = {frozenset((_name(one), _name(two))) for one, two in near}
+    found: dict[tuple[int, int], list[Change]] = defaultdict(list)
+    pairs_like = like_pairs([image.code for image in readable], lambda at: looks.thumbnail(readable[at].row.path))
+    for i, j, change in pairs_like:
+        one, two = readable[i], readable[j]
+        if one.digest == two.digest or frozenset((_name(one), _name(two))) in known:
+            continue
+        if same_film(load_image(one.row.path), load_image(two.row.path), change):
+            found[i, j].append(change)
+    pairs = [((readable[i], readable[j]), changes) for (i, j), changes in sorted(found.items())]
+    return (
+        [list(pair) for pair, changes in pairs if CHANGES[0] in changes],
+        [(pair, words_of(changes)) for pair, changes in pairs if CHANGES[0] not in changes],
     )
 
 
@@ -179,7 +224,20 @@ def _look(
         ):
             for (hospital, row), one in zip(todo, seen, strict=True):
                 name = _named(row.path, folders[hospital])
-                images.append(Image(hospital, row, name, one.digest, one.hash, one.size_px, one.bits, one.problem))
+                images.append(
+                    Image(
+                        hospital,
+                        row,
+                        name,
+                        one.digest,
+                        one.hash,
+                        one.size_px,
+                        one.bits,
+                        one.problem,
+                        one.grey,
+                        one.code,
+                    )
+                )
                 if one.facts is not None:
                     dicom.setdefault(hospital, DicomFindings()).add(one.facts)
                     patients[hospital].add(row.patient_id)
@@ -213,7 +271,17 @@ def _findings(images: Sequence[Image], job: Job | None) -> HospitalFindings:
         patients_with_several_labels=sum(len(labels) > 1 for labels in labels_of.values()),
         images_by_part={part: in_parts[part] for part in PARTS},
         missing_classes=tuple(name for name in job.classes if name not in by_label) if job else (),
+        faults=_faults(images),
     )
+
+
+def _faults(images: Iterable[Image]) -> dict[str, tuple[str, ...]]:
+    """Names of readable images by their fault, in the order of `FAULTS`."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for image in images:
+        if image.problem is None and (fault := fault_of(image.grey)):
+            found[fault].append(image.name)
+    return {fault: tuple(found[fault]) for fault in FAULTS if found[fault]}
 
 
 def _class_findings(images: Sequence[Image]) -> ClassFindings:
@@ -246,6 +314,10 @@ def _complaints(
         for part in ("train", "test"):
             if found.images_by_part[part] == 0:
                 warnings.append(f"{name}: no image falls into the {part} part")
+    for fault, names in found.faults.items():
+        warnings.append(
+            f"{name}: {len(names)} {fault} image(s), {FAULTS[fault][0]}: {_some(names[:_SHOWN], len(names))}"
+        )
     if found.patients_with_several_labels:
         warnings.append(f"{name}: {found.patients_with_several_labels} patient(s) have images of several labels")
     return errors, warnings
@@ -270,12 +342,10 @@ def _contradictions(exact: Iterable[Sequence[Image]]) -> list[str]:
     ]
 
 
-def _leaks(
-    exact: Sequence[Sequence[Image]], near: Sequence[Sequence[Image]], parts: Mapping[tuple[str, str], str]
-) -> list[str]:
+def _leaks(duplicates: Mapping[str, Sequence[Sequence[Image]]], parts: Mapping[tuple[str, str], str]) -> list[str]:
     """Duplicates, and above all those that stand on both sides of a split."""
     warnings = []
-    for what, groups in (("exact", exact), ("near", near)):
+    for what, groups in duplicates.items():
         if not groups:
             continue
         across = [group for group in groups if len({image.hospital for image in group}) > 1]

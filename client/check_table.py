@@ -1,6 +1,7 @@
 """What `consilium check` prints."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -9,10 +10,16 @@ from rich.text import Text
 
 from client.check import CheckResult, ClassFindings
 from client.dicom_facts import DicomFindings
+from client.quality import Closer, in_words
 
 
-def print_check(result: CheckResult, console: Console) -> None:
-    """One table of hospitals and classes, then the warnings and the errors."""
+def print_check(
+    result: CheckResult,
+    console: Console,
+    closer: Mapping[str, Closer] | None = None,
+    folders: Mapping[str, Path] | None = None,
+) -> None:
+    """One table of hospitals and classes, what the backbone showed of each (name -> folder), then the warnings and the errors."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("hospital", "class", "images", "patients", "size, px", "bits"):
         table.add_column(heading, justify="right" if heading in ("images", "patients") else "left")
@@ -34,6 +41,9 @@ def print_check(result: CheckResult, console: Console) -> None:
         if found.dicom is not None:
             console.print(_dicom(name, found.dicom))
     console.print()
+    for name, seen in (closer or {}).items():
+        for sentence in in_words(name, seen, (folders or {})[name]):
+            console.print(_as_it_is(f"to look at: {sentence}"), style="cyan")
     for kind, colour, sentences in (("warning", "yellow", result.warnings), ("error", "red", result.errors)):
         for sentence in sentences:
             console.print(_as_it_is(f"{kind}: {sentence}"), style=colour)

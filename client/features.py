@@ -36,7 +36,7 @@ Pixels = npt.NDArray[np.uint8]
 Result = TypeVar("Result")
 _BATCHES_AHEAD = 3
 _UNREADABLE = b""
-_SLICES_IF_ALL = 64
+SLICES_IF_ALL = 64
 """Slices that a study is taken to have where a job looks at all, when it is decided how many are decoded ahead."""
 
 
@@ -159,7 +159,7 @@ def extract(
             for keys, pixels, unreadable in decoded_batches(missing, job, extractor.batch_size, pool):
                 problems.update(unreadable)
                 if keys:
-                    vectors = _averaged(keys, extractor(pixels))
+                    vectors = averaged(keys, extractor(pixels))
                     cache.put(vectors)
                     found.update({key: vector[columns] for key, vector in vectors.items()})
                     decoded.update(digest for digest, _ in keys)
@@ -183,7 +183,7 @@ def extract(
     )
 
 
-def _averaged(keys: Sequence[Key], features: Float32) -> dict[Key, Float32]:
+def averaged(keys: Sequence[Key], features: Float32) -> dict[Key, Float32]:
     """The mean of the rows (N, D) of each key: a study of several slices is one example. One row stays as it is, to the bit."""
     rows: dict[Key, list[int]] = {}
     for row, key in enumerate(keys):
@@ -224,7 +224,7 @@ def decoded_batches(
 
     A view and its mirror image are decoded once. A key is there once for each slice that the job looks at.
     """
-    slices = reading_of(job).slices or _SLICES_IF_ALL
+    slices = reading_of(job).slices or SLICES_IF_ALL
     waiting: deque[tuple[list[Key], Future[Pixels]]] = deque()
     together: dict[tuple[bytes, int], list[Key]] = {}
     for digest, view in missing:

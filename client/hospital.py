@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from client.approvals import Approvals
+from client.duplicate_keys import KeyedHashes, keep_collisions, keyed_hashes, read_secret
 from client.features import out_of_memory
 from client.hospital_file import HospitalFile
 from client.local_state import LocalState
@@ -26,14 +27,16 @@ from client.policy import require_allowed, require_budget, require_payload, requ
 from client.preparation import Prepared, prepare, shapes_tuned
 from client.releases import Releases
 from client.secure_sessions import SecureSessions
+from client.slices import reading_of
 from client.summands import summand
 from common.errors import ConfigError, DataError, Refusal, RefusalCode, WeightsError
 from common.job import Job, job_from_json
-from common.messages import pack_counts, unpack_below, unpack_heads, unpack_model, unpack_standardisation
+from common.messages import pack_counts, unpack_below, unpack_heads, unpack_model, unpack_named, unpack_standardisation
 from common.model import TUNED, Model
 from common.phases import PHASE_REQUESTS
 from common.private_release import NOISED
 from common.schema import Contract
+from common.unlike import UNLIKE, Spread
 from common.wire import (
     ASKED_BY,
     CORRECTION,
@@ -92,6 +95,7 @@ class Hospital:
         self._sessions = SecureSessions(file)
         self._approvals = Approvals(file.state_folder)
         self._part: Participation | None = None
+        self._keyed: tuple[Participation, KeyedHashes] | None = None
 
     @property
     def name(self) -> str:
@@ -104,6 +108,9 @@ class Hospital:
             job, tuned, contract = self._accepted(kind, request)
             epsilon = self._epsilon(kind, job, request)
             part = self._taking_part(kind, job, request)
+            if kind == "duplicates":
+                contract = replace(contract, dims=dimensions(job, images=len(part.prepared.records.records)))
+                require_small_reply(self._file.policy, contract.reply, contract.dims)
             reply = (
                 self._phase(kind, tuned, part, request) if kind in PHASE_REQUESTS else self._plain(kind, part, request)
             )
@@ -182,8 +189,11 @@ class Hospital:
             "statistics": self._statistics,
             "fit": self._fit,
             "evaluate": self._evaluate,
+            "distances": self._distances,
             "own": self._own,
             "personalise": self._personalise,
+            "duplicates": self._duplicates,
+            "collisions": self._collisions,
             "groups": self._groups,
         }
         return answers[kind](part, request)
@@ -273,6 +283,10 @@ class Hospital:
         counts = part.count(unpack_heads(request.arrays), tuned, standardisation, which, number)
         return Packed(pack_counts(counts), {**_identity(part), "part": which, "round": number})
 
+    def _distances(self, part: Participation, request: Packed) -> Packed:
+        counts = part.distances(Spread.from_arrays(unpack_named(UNLIKE, request.arrays)))
+        return Packed({"distances": counts.astype(np.int32)}, _identity(part))
+
     def _own(self, part: Participation, request: Packed) -> Packed:
         head = part.own(unpack_standardisation(request.arrays))
         return Packed(Model(head).arrays(), {**_identity(part), "examples": part.prepared.description.examples})
@@ -282,6 +296,37 @@ class Hospital:
         model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
         counts = part.personal(model, standardisation, which, number)
         return Packed(pack_counts(counts), {**_identity(part), "part": which, "round": number})
+
+    def _duplicates(self, part: Participation, request: Packed) -> Packed:  # noqa: ARG002
+        hashes = self._hashes(part)
+        return Packed({"exact": hashes.exact, "near": hashes.near}, _identity(part))
+
+    def _collisions(self, part: Participation, request: Packed) -> Packed:
+        same, digests = self._hashes(part).same, part.prepared.digests
+        if len(request.arrays["exact"]) != len(same):
+            raise Refusal(
+                RefusalCode.BAD_REQUEST, f"it is about {len(request.arrays['exact'])} images, not {len(same)}"
+            )
+        told = {
+            kind: [digests[at].hex() for row in np.flatnonzero(request.arrays[kind]).tolist() for at in same[row]]
+            for kind in ("exact", "near")
+        }
+        keep_collisions(LocalState(self._file.cache_folder, self.name, part.prepared.job).folder, **told)
+        log.info(
+            "%d images of this hospital are at another one, too: consilium check --html", sum(map(len, told.values()))
+        )
+        return Packed({}, _identity(part))
+
+    def _hashes(self, part: Participation) -> KeyedHashes:
+        """The keyed hashes of the images of a job; kept while the job is."""
+        if self._keyed is None or self._keyed[0] is not part:
+            where = self._file.consortium_secret
+            if where is None:
+                raise Refusal(RefusalCode.AGAINST_POLICY, "the hospital file names no consortium_secret")
+            job = part.prepared.job
+            paths = [record.path for record in part.prepared.records.records]
+            self._keyed = (part, keyed_hashes(paths, read_secret(where), job.job_id, reading_of(job)))
+        return self._keyed[1]
 
     def _groups(self, part: Participation, request: Packed) -> Packed:
         model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
@@ -296,6 +341,13 @@ def _job(text: str) -> Job:
 
 
 def _contract(kind: str, job: Job, tuned: Shapes, request: Packed) -> Contract:
+    if kind == "collisions":
+        rows = np.shape(request.arrays.get("exact", ()))
+        return Contract(
+            request_schema(kind, job, tuned),
+            reply_schema(kind, job, tuned),
+            dimensions(job, images=rows[0] if rows else 0),
+        )
     # The number of heads is what it is, but neither 0 nor above the limit: then no shape fits.
     shape = np.shape(request.arrays.get("weight", ()))
     heads = min(max(1, shape[0]), MAX_HEADS) if kind == "evaluate" and len(shape) == 3 else 1

@@ -33,7 +33,10 @@ class Data(Section):
 
 
 class HospitalFile(Section):
-    """One hospital's configuration. node_key, roster: from the kit, for secure aggregation; null: none is taken part in."""
+    """One hospital's configuration. node_key, roster: from the kit, for secure aggregation; null: none is taken part in.
+
+    consortium_secret: a file that all hospitals have and the coordinator has not, for jobs with `duplicates: check`.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
     data: Data
@@ -43,6 +46,7 @@ class HospitalFile(Section):
     weights_dir: Path | None = None
     node_key: Path | None = None
     roster: Path | None = None
+    consortium_secret: Path | None = None
     device: str = "auto"
     policy: Policy = Policy()
 

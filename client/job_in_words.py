@@ -5,7 +5,7 @@ from common.backbones import backbone_row
 from common.errors import Refusal
 from common.job import Job
 from common.summed import Question, layout_of
-from common.wire import ASKED_BY, REPLIES, SUMMED_BY, bytes_of, dimensions
+from common.wire import ASKED_BY, HASHES_PER_IMAGE, REPLIES, SUMMED_BY, bytes_of, dimensions
 
 Line = tuple[str, str]
 
@@ -73,6 +73,12 @@ def _leaves(job: Job) -> str:
         )
     if ASKED_BY["own"](job):
         sent.append(f"a last layer trained here alone, {_size('own', job)} once")
+    if ASKED_BY["duplicates"](job):
+        sent.append(
+            f"keyed hashes of every image, {8 * (1 + HASHES_PER_IMAGE)} bytes each, once: the coordinator counts how many "
+            "another hospital has too, and you learn which of your own"
+        )
+    sent.append("how many validation images are how unlike the training images")
     if ASKED_BY["groups"](job):
         sent.append(f"{_by_groups(job)}, {_size('groups', job)} once")
     sent.append("counts of right and wrong answers, score histograms and loss sums on validation and test patients")
@@ -87,6 +93,7 @@ def _leaves_masked(job: Job) -> list[str]:
         "statistics": "sums of products of features, over all training images",
         "fit": f"the change of the weights in each of {job.method.rounds} rounds, with counts",
         "evaluate": "counts of right and wrong answers, score histograms and loss sums on validation and test patients",
+        "distances": "how many validation images are how unlike the training images",
         "groups": _by_groups(job),
         "centre": "with noise: sums of all features, and the number of patients",
         "noised-statistics": "with noise: bounded sums of products of features",

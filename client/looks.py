@@ -21,14 +21,16 @@ import numpy as np
 from client.dicom_facts import DicomFacts, facts_from, facts_of
 from client.duplicates import perceptual_hash, thumbnail
 from client.file_digest import digest_of
+from client.image_faults import GreyValues, grey_of
 from client.images import depth_of, load_image, opened, pictures_of
+from client.likeness import code_of
 from client.slices import AS_IT_IS, Slices
 from common.errors import DataError
 from common.head import Float32
 
 log = logging.getLogger(__name__)
 
-LOOKS_VERSION = 1
+LOOKS_VERSION = 2
 """Raise it when a file would be seen otherwise than before: what is remembered then is not used any more."""
 
 _AT_ONCE = 256
@@ -39,8 +41,8 @@ _BUSY_S = 60.0
 class Look:
     """One image as found: `problem` says why it cannot be read; then it has nothing else.
 
-    digest: sha256, of a series over its files. hash: perceptual. facts: of DICOM only. thumbnail: (1024,), empty where it was
-    left on the disk (`Looks.thumbnail` has it).
+    digest: sha256, of a series over its files. hash: perceptual. facts: of DICOM only. code: of `client.likeness`, None for a
+    blank image. thumbnail: (1024,), empty where it was left on the disk (`Looks.thumbnail` has it).
     """
 
     digest: str = ""
@@ -49,6 +51,8 @@ class Look:
     bits: int = 0
     problem: str | None = None
     facts: DicomFacts | None = None
+    grey: GreyValues = field(default_factory=GreyValues)
+    code: int | None = None
     thumbnail: Float32 = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
 
 
@@ -63,7 +67,9 @@ def look(path: Path) -> Look:
         digest = digest_of(path).hex()
     except (DataError, OSError) as error:
         return Look(problem=str(error))
-    return Look(digest, perceptual_hash(picture), picture.size, bits, None, facts, thumbnail(picture))
+    small = thumbnail(picture)
+    hashed = perceptual_hash(picture)
+    return Look(digest, hashed, picture.size, bits, None, facts, grey_of(picture), code_of(small), small)
 
 
 class Looks:
@@ -178,7 +184,15 @@ def _key(path: Path) -> bytes:
 def _to_json(one: Look) -> str:
     facts = asdict(one.facts) if one.facts else None
     return json.dumps(
-        {"digest": one.digest, "hash": str(one.hash), "size": one.size_px, "bits": one.bits, "facts": facts}
+        {
+            "digest": one.digest,
+            "hash": str(one.hash),
+            "size": one.size_px,
+            "bits": one.bits,
+            "facts": facts,
+            "grey": one.grey,
+            "code": None if one.code is None else str(one.code),
+        }
     )
 
 
@@ -186,4 +200,6 @@ def _from_json(text: str) -> Look:
     content = json.loads(text)
     width, height = content["size"]
     facts = facts_from(content["facts"]) if content["facts"] else None
-    return Look(content["digest"], int(content["hash"]), (width, height), content["bits"], None, facts)
+    code = None if content["code"] is None else int(content["code"])
+    hashed, grey = int(content["hash"]), GreyValues(*content["grey"])
+    return Look(content["digest"], hashed, (width, height), content["bits"], None, facts, grey, code)

@@ -3,6 +3,7 @@
 Letters: N examples, D features, C classes, M heads.
 """
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.groups import group_counts
+from client.hospital_drift import FEDERATION_STATE
 from client.local_state import LocalState
 from client.own_models import count_head, own_head, personal_head
 from client.preparation import Prepared
@@ -21,9 +23,10 @@ from common.dp.gradient_descent import products_of
 from common.dp.per_patient import Patients, Products
 from common.groups import LEAST_PATIENTS
 from common.head import Float32, Head, Standardisation
-from common.metrics import ClassificationCounts, Int64
+from common.metrics import SCORE_BINS, ClassificationCounts, Int64
 from common.model import Model, digest_of_arrays
 from common.sums import Sums
+from common.unlike import Spread, distance_bins
 
 BATCH_NORM_STATE, PERSONAL_STATE = "batch-norm", "personal"
 
@@ -111,6 +114,18 @@ class Participation:
         """Counts of heads on one part of the images, with the backbone as tuned by round `number`."""
         examples = self._tuned_examples(tuned, standardisation, part, number)
         return [self._count(head, examples, part) for head in heads]
+
+    def distances(self, spread: Spread) -> Int64:
+        """Validation images by class and bin of their distance from the training images (C, B), as may leave the hospital.
+
+        By the pretrained network's features, whatever the job tunes.
+        """
+        examples, classes = self.prepared.parts["validation"], self._job.num_classes
+        found = np.zeros((classes, SCORE_BINS), np.int64)
+        if len(examples):
+            np.add.at(found, (examples.labels, distance_bins(spread.squared_distances(examples.features))), 1)
+        suppression = self.prepared.suppression
+        return found if suppression is None else suppression.ordered(found, "validation")
 
     def own(self, standardisation: Standardisation) -> Head:
         """A head of this hospital's examples alone, on the pretrained backbone."""
@@ -200,7 +215,15 @@ class Participation:
                 for part, examples in self.prepared.parts.items()
             }
             self._standardised = (key, parts)
+            self._keep_federation(standardisation)
         return self._standardised[1]
+
+    def _keep_federation(self, standardisation: Standardisation) -> None:
+        """Keep what was sent of the federation's features: how far off it is, the hospital finds itself (`consilium check`)."""
+        arrays = {"mean": standardisation.mean.astype(np.float32), "scale": standardisation.scale.astype(np.float32)}
+        # On a full disk the round goes on: nothing of it needs the file.
+        with contextlib.suppress(OSError):
+            self._state.save(FEDERATION_STATE, 0, arrays)
 
 
 def _exercise_key(one: Exercise) -> bytes:

@@ -40,6 +40,7 @@ class Policy(Section):
     allow_backbones: tuple[str, ...] | None = None
     allow_tuning: tuple[Part, ...] = ("head",)
     allow_methods: tuple[str, ...] | None = None
+    allow_duplicate_check: bool = False
     allow_groups: tuple[Attribute, ...] = ()
     require_secure_aggregation: bool = False
     min_hospitals_in_sum: Annotated[int, Field(ge=2, le=255)] = 2
@@ -81,6 +82,7 @@ class Policy(Section):
 OF_SIMULATIONS = Policy(
     approve="auto",
     allow_tuning=PARTS_TUNED,
+    allow_duplicate_check=True,
     allow_groups=get_args(Attribute),
     max_rounds=None,
     max_payload_mb=None,
@@ -131,6 +133,13 @@ def require_policy(policy: Policy, job: Job) -> None:
         against.append(f"it has {job.method.rounds} rounds; policy.max_rounds is {policy.max_rounds}")
     if policy.require_secure_aggregation and not job.privacy.secure_aggregation:
         against.append("it goes without the required secure aggregation (policy.require_secure_aggregation)")
+    if job.duplicates == "check" and not policy.allow_duplicate_check:
+        against.append("it wants keyed hashes of all images (duplicates: check); policy.allow_duplicate_check is false")
+    elif job.duplicates == "check" and policy.min_count > 1:
+        against.append(
+            "by keyed hashes (duplicates: check) the coordinator counts single images; "
+            f"policy.min_count is {policy.min_count}, and 1 allows that"
+        )
     against += _against_budget(policy, job)
     if against:
         raise Refusal(RefusalCode.AGAINST_POLICY, f"job '{job.name}' ({job.job_id}): {'; '.join(against)}")

@@ -41,7 +41,7 @@ class Prepared:
 
     parts: examples of raw features by part; in training every view is one, elsewhere an image with its mirror image is.
     tuned: the backbone's arrays that the job tunes, as pretrained; deep: what trains them, None for `tune: head`.
-    suppression: how small counts are hidden, None where they are not.
+    suppression: how small counts are hidden, None where they are not. digests: sha256 of the file of each record.
     """
 
     job: Job
@@ -52,6 +52,7 @@ class Prepared:
     tuned: Mapping[str, Float32]
     deep: DeepTraining | None
     suppression: Suppression | None
+    digests: tuple[bytes, ...]
 
 
 def prepare(job: Job, file: HospitalFile) -> Prepared:
@@ -62,7 +63,7 @@ def prepare(job: Job, file: HospitalFile) -> Prepared:
         DataError, WeightsError, ConfigError, MemoryError: as the steps it takes.
     """
     records = assign(read_rows(file.data.source, file.key_folder), job)
-    extractor = _extractor(job, file)
+    extractor = extractor_of(job, file)
     backbone = extractor.backbone
     require_backbone(file.policy, job, backbone.digest)
     cache_dir = file.cache_folder
@@ -104,7 +105,8 @@ def prepare(job: Job, file: HospitalFile) -> Prepared:
             for part in PARTS
         }
         deep = DeepTraining(job, extractor, sources, cache_dir, file.activation_cache_bytes)
-    return Prepared(job, space.fingerprint, records, parts, description, tuned, deep, suppression)
+    digests = tuple(digest for _, _, digest in readable)
+    return Prepared(job, space.fingerprint, records, parts, description, tuned, deep, suppression, digests)
 
 
 def suppression_of(job: Job, file: HospitalFile) -> Suppression | None:
@@ -138,7 +140,12 @@ def shared_backbone(choice: BackboneChoice, weights_dir: Path | None) -> Backbon
     return load_backbone(choice.name, choice.weights, weights_dir)
 
 
-def _extractor(job: Job, file: HospitalFile) -> Extractor:
+def extractor_of(job: Job, file: HospitalFile) -> Extractor:
+    """The backbone of a job on the hospital's device.
+
+    Raises:
+        WeightsError, ConfigError: as `client.weights.load_backbone` and `client.device.choose_device`.
+    """
     backbone = shared_backbone(job.backbone, file.weights_dir)
     return Extractor(backbone, choose_device(file.device), job.size_px)
 

@@ -15,7 +15,14 @@ from common.dp.noise import noised
 from common.dp.noisy_sums import bounded_sums
 from common.dp.private_features import centre_sums
 from common.head import Float64
-from common.messages import pack_counts, unpack_below, unpack_heads, unpack_model, unpack_standardisation
+from common.messages import (
+    pack_counts,
+    unpack_below,
+    unpack_heads,
+    unpack_model,
+    unpack_named,
+    unpack_standardisation,
+)
 from common.metrics import ClassificationCounts, derive
 from common.model import TUNED
 from common.packed import AnyArray, Packed
@@ -23,6 +30,7 @@ from common.private_release import noise_scale
 from common.secure_sum.layout import within_norm
 from common.secure_sum.terms import Terms
 from common.summed import Question, in_two_parts
+from common.unlike import UNLIKE, Spread
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +97,10 @@ def _evaluate(part: Participation, question: Question, request: Packed) -> Array
     return pack_counts(counts)
 
 
+def _distances(part: Participation, question: Question, request: Packed) -> Arrays:  # noqa: ARG001
+    return {"distances": part.distances(Spread.from_arrays(unpack_named(UNLIKE, request.arrays)))}
+
+
 def _groups(part: Participation, question: Question, request: Packed) -> Arrays:
     model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
     return {"confusion": part.count_groups(model, standardisation, question.number)}
@@ -142,6 +154,7 @@ _EXACT: Mapping[str, Callable[[Participation, Question, Packed], Arrays]] = {
     "statistics": _statistics,
     "fit": _fit,
     "evaluate": _evaluate,
+    "distances": _distances,
     "groups": _groups,
 }
 _NOISED: Mapping[str, Callable[[Participation, Packed], Float64]] = {

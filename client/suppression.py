@@ -2,10 +2,11 @@
 
 1. Of each class and part a multiple of b images are counted; up to b - 1 are left out for good, drawn by the hospital's key.
 2. For each head and true class the images are put in an order, and each b in a row are told as b times one of them. Which
-   one, the first to the b-th, is drawn by the key for each b in a row, once and for ever. Cumulative counts are so rounded up or
-   down to multiples of b, on average to what they are: random rounding with fixed draws, controlled to add up (Cox 1987, JASA
-   82:520). The orders (`client/rounding.py`): by predicted class and the confidence in it (confusion matrix, calibration), and by
-   the score of each class (histograms). With two classes they are one and the same order.
+   one, the first to the b-th, is drawn by the key for each b in a row, once and for ever. Cumulative counts are so
+   rounded up or down to multiples of b, on average to what they are: random rounding with fixed draws, controlled to
+   add up (Cox 1987, JASA 82:520). The orders (`client/rounding.py`): by predicted class and the confidence in it
+   (confusion matrix, calibration), by the score of each class (histograms), and by the distance from the training
+   images (`distances`). With two classes the first two are one and the same order.
 3. All else is worked out from what 2. told: marginals, totals over classes, sums of confidence and of losses. A sum of exact
    numbers would give away the ratio of two exact counts, to many digits.
 
@@ -45,7 +46,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.records import Record
-from client.rounding import rounded_counts, told_images
+from client.rounding import rounded, rounded_counts, told_images
 from common.artifact import write_atomically
 from common.errors import DataError
 from common.messages import Description
@@ -102,15 +103,27 @@ class Suppression:
 
     def count(self, probabilities: Float64, labels: Int64, part: str) -> ClassificationCounts:
         """Counts of probabilities (N, C) against labels (N,) of a part; of each class a multiple of the base examples."""
-        return rounded_counts(probabilities, labels, self._told(labels, part), self.base)
+        told = self._told(np.bincount(labels, minlength=len(self.classes)), part)
+        return rounded_counts(probabilities, labels, told, self.base)
+
+    def ordered(self, counts: Int64, part: str) -> Int64:
+        """Counts (C, n) by class along an order of a part's images; of each class a multiple of the base, before and after."""
+        told = self._told(counts.sum(axis=1), part)
+        return np.stack(
+            [
+                rounded(row, told[label], self.base) if label in told else np.zeros_like(row)
+                for label, row in enumerate(counts)
+            ]
+        )
 
     def times(self, probabilities: Float64, labels: Int64, part: str) -> Int64:
         """How often each image (N,) is told in the confusion matrix of `count`: the base, or 0."""
-        return self.base * told_images(probabilities, labels, self._told(labels, part)).astype(np.int64)
+        told = self._told(np.bincount(labels, minlength=len(self.classes)), part)
+        return self.base * told_images(probabilities, labels, told).astype(np.int64)
 
-    def _told(self, labels: Int64, part: str) -> dict[int, Int64]:
-        """The ranks that are told, by label."""
-        number = np.bincount(labels, minlength=len(self.classes)) // self.base
+    def _told(self, examples: Int64, part: str) -> dict[int, Int64]:
+        """The ranks that are told, by class that has any of its `examples` (C,)."""
+        number = examples // self.base
         return {
             label: told_ranks(self.key, self.base, part, name, int(number[label]))
             for label, name in enumerate(self.classes)

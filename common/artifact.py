@@ -7,11 +7,12 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 from pydantic import Field
@@ -20,12 +21,33 @@ from common.config_file import Section, parse
 from common.errors import ArtifactError, ConfigError
 from common.job import Job
 from common.model import TUNED, Model, digest_of_arrays
+from common.operating_point import OperatingPoint
+from common.packed import AnyArray
+from common.unlike import UNLIKE, Spread, UnlikeLimit, pack_spread
 
 FORMAT: Literal["consilium-model-2"] = "consilium-model-2"
+_AXES = f"{UNLIKE}axes"
+
+
+class Calibration(Section):
+    """The temperature by which the logits were divided, fitted on validation counts; it is in the head already.
+
+    images: validation images it was fitted on. ece_before, ece: their expected calibration error without it and with
+    it. None where the closed form chose it among its candidates' counts and nothing was asked again.
+    """
+
+    temperature: float = Field(gt=0.0)
+    images: int | None = None
+    ece_before: float | None = None
+    ece: float | None = None
 
 
 class Manifest(Section):
-    """What a model file says about itself. `fingerprint` names the feature space the head reads."""
+    """What a model file says about itself. `fingerprint` names the feature space the head reads.
+
+    calibration, operating_point, unlike: None where the model has none; `missing` says why, by name. A file of an earlier version
+    has none of them and no reason.
+    """
 
     format: Literal["consilium-model-2"] = FORMAT
     job: Job
@@ -36,19 +58,46 @@ class Manifest(Section):
     hospitals: int = Field(ge=1)
     metrics: dict[str, Any]
     versions: dict[str, str]
+    calibration: Calibration | None = None
+    operating_point: OperatingPoint | None = None
+    unlike: UnlikeLimit | None = None
+    missing: dict[str, str] = Field(default_factory=dict)
+
+    def why_missing(self, name: str) -> str:
+        """Why the model has no calibration, operating_point or unlike."""
+        return self.missing.get(name, "the model was made by a version of Consilium that did not write it")
 
 
-def save_model(path: Path, model: Model, manifest: Manifest) -> None:
+@dataclass(frozen=True)
+class Artifact:
+    """A model file. spread: of the training images' features, None if the file has it not."""
+
+    model: Model
+    manifest: Manifest
+    spread: Spread | None = None
+
+
+def save_model(path: Path, model: Model, manifest: Manifest, spread: Spread | None = None) -> None:
     """Write the model file, all or nothing. The head (weight (C, D), bias (C,)) reads raw features."""
-    arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in model.arrays().items()}
-    text = manifest.model_dump_json()
+    arrays: dict[str, AnyArray] = {
+        name: np.ascontiguousarray(array, dtype=np.float32) for name, array in model.arrays().items()
+    }
+    if spread is not None:
+        arrays |= {name: np.ascontiguousarray(array) for name, array in pack_spread(spread).items()}
+    text = manifest.model_dump_json(by_alias=True)
     write_atomically(
         path, safetensors.numpy.save(arrays, metadata={"consilium": text, "sha256": _digest(text, arrays)})
     )
 
 
 def load_model(path: Path) -> tuple[Model, Manifest]:
-    """The model and the manifest of a model file.
+    """The model and the manifest of a model file; as `load_artifact`."""
+    found = load_artifact(path)
+    return found.model, found.manifest
+
+
+def load_artifact(path: Path) -> Artifact:
+    """What a model file holds.
 
     Raises:
         ArtifactError: the file is missing, damaged, of another kind, or contradicts itself.
@@ -57,8 +106,9 @@ def load_model(path: Path) -> tuple[Model, Manifest]:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  not a mapping
-            head = {name for name in types if not name.startswith(TUNED)}
-            ours = "consilium" in metadata and head == {"weight", "bias"} and set(types.values()) == {"F32"}
+            head = {name for name in types if not name.startswith((TUNED, UNLIKE))}
+            right = all(kind == ("F16" if name == _AXES else "F32") for name, kind in types.items())
+            ours = "consilium" in metadata and head == {"weight", "bias"} and right
             arrays = {name: file.get_tensor(name) for name in types} if ours else {}
     except (OSError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"cannot read {path} as a model file: {error}") from error
@@ -82,12 +132,34 @@ def load_model(path: Path) -> tuple[Model, Manifest]:
         raise ArtifactError(
             f"{path}: expected weight {expected} and bias {expected[:1]}, got {weight.shape} and {bias.shape}"
         )
-    return model, manifest
+    return Artifact(model, manifest, _spread(path, arrays, job.num_features))
 
 
-def _digest(text: str, arrays: dict[str, npt.NDArray[np.float32]]) -> str:
+def _spread(path: Path, arrays: Mapping[str, AnyArray], features: int) -> Spread | None:
+    found = {name.removeprefix(UNLIKE): array for name, array in arrays.items() if name.startswith(UNLIKE)}
+    if not found:
+        return None
+    directions = len(found["axes"]) if "axes" in found and found["axes"].ndim == 2 else 0
+    expected = {
+        "mean": (features,),
+        "scale": (features,),
+        "axes": (directions, features),
+        "variances": (directions + 1,),
+    }
+    if {name: array.shape for name, array in found.items()} != expected:
+        raise ArtifactError(
+            f"{path}: expected arrays of the training images' spread {expected}, got "
+            f"{ {name: array.shape for name, array in sorted(found.items())} }; the file was changed"
+        )
+    return Spread.from_arrays(found)
+
+
+def _digest(text: str, arrays: Mapping[str, AnyArray]) -> str:
     """sha256 over the manifest's text and the arrays, 64 hex digits."""
-    parts = (text.encode(), digest_of_arrays(arrays).encode())
+    parts = (
+        text.encode(),
+        digest_of_arrays({name: array.astype(np.float32) for name, array in arrays.items()}).encode(),
+    )
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 

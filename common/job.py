@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from common.backbone_choice import Backbone as Backbone
 from common.backbone_choice import Seed
@@ -26,6 +26,7 @@ from common.method_choice import Method as Method
 from common.methods import DEFAULT as DEFAULT_METHOD
 from common.methods import Count, Fraction, Positive
 from common.modalities import MODALITIES, OTHER
+from common.operating_point import OperatingRule as OperatingRule
 from common.privacy import Privacy as Privacy
 from common.privacy import contradictions, fill_private
 from common.tuning import Tune as Tune
@@ -39,6 +40,8 @@ class Evaluation(Section):
     """Parts of the data (fractions of patients) and the validation metric by which the best round is chosen.
 
     cross_site: every hospital also sends a head of its own examples alone, and every head is counted at every hospital.
+    operating_point: the rule by which the probability is chosen from which on a class is said to be there; null: the most
+    probable class is said. Left out of the job's text where there is none, so that jobs without one keep their ids.
     groups: by which columns of the manifest the test counts of the model are told apart (`common/groups.py`).
     """
 
@@ -46,6 +49,13 @@ class Evaluation(Section):
     validation_fraction: Fraction = 0.1
     select_by: Selectable = "auroc"
     cross_site: bool = False
+    operating_point: OperatingRule | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        return {name: value for name, value in found.items() if name != "operating_point" or value is not None}
+
     groups: tuple[Attribute, ...] = ()
 
     @field_validator("groups")
@@ -91,7 +101,10 @@ class Guard(Section):
 
 
 class Job(Section):
-    """One training job. See `configs/` for annotated examples."""
+    """One training job. See `configs/` for annotated examples.
+
+    duplicates: `check` has the hospitals send keyed hashes of their images, by which it is counted what two of them have both.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
     classes: Annotated[list[str], Field(min_length=2, max_length=1000)]
@@ -105,6 +118,7 @@ class Job(Section):
     evaluation: Evaluation = Evaluation()
     personalisation: Personalisation | None = None
     privacy: Privacy = Privacy()
+    duplicates: Literal["ignore", "check"] = "ignore"
     quorum: Quorum = Quorum()
     guard: Guard = Guard()
     seed: Seed = 0
@@ -198,6 +212,20 @@ class Job(Section):
         return self
 
     @model_validator(mode="after")
+    def _operating_point_fits(self) -> Self:
+        rule = self.evaluation.operating_point
+        if rule is None:
+            return self
+        if rule.name not in self.classes:
+            raise ValueError(f"evaluation.operating_point: {unknown('class', rule.name, list(self.classes))}")
+        if self.private:
+            raise ValueError(
+                "evaluation.operating_point: it is chosen on validation patients, and with differential privacy no counts of "
+                "them leave; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _privacy_holds(self) -> Self:
         if found := list(contradictions(self)):
             raise ValueError("; ".join(found))
@@ -224,6 +252,11 @@ class Job(Section):
         One in a private job: a patient's views are averaged, since all of them together may add no more than one image.
         """
         return 1 if self.private else self.features.views * (2 if self.features.mirror else 1)
+
+    @property
+    def sums_of_all_features(self) -> bool:
+        """Whether the coordinator learns the sums of products of all features: their covariance."""
+        return self.method.analytic and self.method.projection is None and not self.private
 
     @property
     def private(self) -> bool:

@@ -139,3 +139,8 @@ def unpack_below(prefix: str, arrays: Mapping[str, AnyArray]) -> dict[str, Float
     return {
         name.removeprefix(prefix): array.astype(np.float32) for name, array in arrays.items() if name.startswith(prefix)
     }
+
+
+def unpack_named(prefix: str, arrays: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+    """As `unpack_below`, of whatever dtype."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -16,25 +16,34 @@ _XRAY = ("CR", "DX", "RG", "RF", "XA")
 
 @dataclass(frozen=True)
 class ModalityRow:
-    """mirror: left and right may be exchanged. why: the reason, for people. dicom: what such images have as Modality."""
+    """mirror: left and right may be exchanged. why: the reason, for people. dicom: what such images have as Modality.
+
+    grey: such images have no colour. upright: they have one way up, so that a turned one is a mistake.
+    """
 
     mirror: bool
     why: str
     dicom: tuple[str, ...] = ()
+    grey: bool = False
+    upright: bool = False
 
 
 MODALITIES: Mapping[str, ModalityRow] = MappingProxyType(
     {
         "chest-xray": ModalityRow(
-            True, "lung findings lie on either side; for a reversed heart (situs inversus) set mirror: false", _XRAY
+            True,
+            "lung findings lie on either side; for a reversed heart (situs inversus) set mirror: false",
+            _XRAY,
+            True,
+            True,
         ),
-        "bone-xray": ModalityRow(True, "limbs come in mirrored pairs", _XRAY),
-        "mammography": ModalityRow(True, "the two breasts mirror each other", ("MG", *_XRAY)),
-        "brain-mri": ModalityRow(True, "the hemispheres mirror each other", ("MR",)),
-        "brain-ct": ModalityRow(True, "the hemispheres mirror each other", ("CT",)),
-        "chest-ct": ModalityRow(True, "lung findings lie on either side", ("CT",)),
-        "abdominal-ct": ModalityRow(False, "liver, spleen and stomach each have their side", ("CT",)),
-        "abdominal-mri": ModalityRow(False, "liver, spleen and stomach each have their side", ("MR",)),
+        "bone-xray": ModalityRow(True, "limbs come in mirrored pairs", _XRAY, True),
+        "mammography": ModalityRow(True, "the two breasts mirror each other", ("MG", *_XRAY), True),
+        "brain-mri": ModalityRow(True, "the hemispheres mirror each other", ("MR",), True, True),
+        "brain-ct": ModalityRow(True, "the hemispheres mirror each other", ("CT",), True, True),
+        "chest-ct": ModalityRow(True, "lung findings lie on either side", ("CT",), True, True),
+        "abdominal-ct": ModalityRow(False, "liver, spleen and stomach each have their side", ("CT",), True, True),
+        "abdominal-mri": ModalityRow(False, "liver, spleen and stomach each have their side", ("MR",), True, True),
         "ultrasound": ModalityRow(True, "the probe may be held either way round, never from below", ("US", "IVUS")),
         "fundus": ModalityRow(True, "the two eyes mirror each other", ("OP", "XC")),
         "oct": ModalityRow(

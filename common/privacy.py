@@ -126,6 +126,8 @@ def _against_secure_aggregation(job: "Job") -> Iterator[str]:
         yield f"{secure}, and evaluation.cross_site sends each hospital's own head; write cross_site: false"
     if job.personalisation is not None:
         yield f"{secure}, and personalisation sends each hospital's own counts; leave it out"
+    if job.duplicates == "check":
+        yield f"{secure}, and duplicates: check has each send a list of keyed hashes of its own; write duplicates: ignore"
     if job.quorum.min_hospitals < 2:
         yield f"{secure}; a sum over one hospital is that hospital's: quorum.min_hospitals: expected 2 or more, got 1"
 
@@ -152,6 +154,8 @@ def _against_differential_privacy(job: "Job") -> Iterator[str]:
         yield f"{_PRIVATE}: evaluation.cross_site sends each hospital's own head without noise; write cross_site: false"
     if job.personalisation is not None and not job.privacy.secure_aggregation:
         yield f"{_PRIVATE}: the counts of personalised models have no noise; leave personalisation out"
+    if job.duplicates == "check":
+        yield f"{_PRIVATE}: keyed hashes tell of single images, without noise; write duplicates: ignore"
 
 
 def _against_noised_sums(job: "Job", budget: DifferentialPrivacy) -> Iterator[str]:

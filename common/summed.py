@@ -6,6 +6,7 @@
 | statistics        | the sums of the closed-form head, and its number of examples                             |
 | fit               | the change of the model x examples; examples; loss; counts of the model that it was sent |
 | evaluate          | counts of some heads                                                                     |
+| distances         | validation images by class and distance from the training images                         |
 | groups            | confusion matrices of the model by group of patients                                     |
 | centre            | sums of patients' features and the number of patients, noised (`common.dp`)              |
 | noised-statistics | the bounded sums of the closed form, noised                                              |
@@ -134,6 +135,8 @@ def layout_of(question: Question, job: Job, tuned: Shapes) -> Layout:
             slots = [_real("weight", classes, features), _real("bias", classes), *_counts({"patients": ()})]
         case "evaluate":
             slots = _of_heads(question.heads, classes)
+        case "distances":
+            slots = _counts({"distances": (classes, SCORE_BINS)})
         case "groups":
             slots = _counts({"confusion": (dims["G"], classes, classes)})
         case "centre":

@@ -4,9 +4,9 @@ A message is `Packed`: named arrays and named plain fields. Its schema says whic
 hospital checks every reply against the schema before it leaves, the coordinator checks it again before it is used; both
 with `problem_with`. How a message travels (Flower records, gRPC) is not known here.
 
-Shape letters: C classes, D features, M heads, G groups of patients, B score bins, K calibration bins; S sums per class (the
-features, or their projection, and the constant 1), T = S (S + 1) / 2; of a session of secure aggregation P participants, L
-numbers of the vector.
+Shape letters: C classes, D features, M heads, G groups of patients, I images whose keyed hashes are sent, B score bins, K
+calibration bins; S sums per class (the features, or their projection, and the constant 1), T = S (S + 1) / 2; R directions of the
+training images' spread, V = R + 1; of a session of secure aggregation P participants, L numbers of the vector.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +24,7 @@ from common.schema import ArraySpec as ArraySpec
 from common.schema import Schema as Schema
 from common.schema import bytes_of as bytes_of
 from common.schema import problem_with as problem_with
+from common.unlike import UNLIKE, directions_of
 
 PARTS = ("train", "validation", "test")
 """The parts the patients are split into, in the order of the rows of `Description.images`."""
@@ -36,6 +37,9 @@ MAX_HEADS = 64
 
 STATISTICS_DTYPE = "float32"
 """Of the sums for the closed-form head: half the bytes of float64, and the same head (`benchmarks/statistics_dtype.py`)."""
+
+HASHES_PER_IMAGE = 16
+"""Keyed hashes of what an image looks like, in the reply to `duplicates`: one for each guess at four uncertain bits."""
 
 PERSONALISED = ("global", "personalised", "own")
 """The models a hospital compares on its own patients, in the order of the counts of `personalise`."""
@@ -55,6 +59,12 @@ _COUNTS = {
     "calibration": ArraySpec("int64", ("M", 3, "K")),
     "losses": ArraySpec("int64", ("M", 2)),
 }
+_SPREAD = {
+    f"{UNLIKE}mean": ArraySpec("float32", ("D",)),
+    f"{UNLIKE}scale": ArraySpec("float32", ("D",), positive=True),
+    f"{UNLIKE}axes": ArraySpec("float16", ("R", "D")),
+    f"{UNLIKE}variances": ArraySpec("float32", ("V",), positive=True),
+}
 COUNT_DTYPES: Mapping[str, str] = {name: spec.dtype for name, spec in _COUNTS.items()}
 
 REQUESTS: Mapping[str, Schema] = {
@@ -63,8 +73,11 @@ REQUESTS: Mapping[str, Schema] = {
     "statistics": Schema({**_STANDARDISATION}, _ABOUT),
     "fit": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "round": int}),
     "evaluate": Schema({**_HEADS, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
+    "distances": Schema({**_SPREAD}, _ABOUT),
     "own": Schema({**_STANDARDISATION}, _ABOUT),
     "personalise": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "part": str, "round": int}),
+    "duplicates": Schema({}, _ABOUT),
+    "collisions": Schema({"exact": ArraySpec("uint8", ("I",)), "near": ArraySpec("uint8", ("I",))}, _ABOUT),
     "groups": Schema({**_HEAD, **_STANDARDISATION}, {**_ABOUT, "round": int}),
     **{kind: Schema(one.arrays, {**_ABOUT, **one.fields}) for kind, one in PHASE_REQUESTS.items()},
 }
@@ -75,6 +88,7 @@ SUMMED: Mapping[str, Schema] = {
     "statistics": REQUESTS["statistics"],
     "fit": REQUESTS["fit"],
     "evaluate": REQUESTS["evaluate"],
+    "distances": REQUESTS["distances"],
     "groups": REQUESTS["groups"],
     "centre": Schema({}, _ABOUT),
     "noised-statistics": REQUESTS["statistics"],
@@ -110,8 +124,13 @@ REPLIES: Mapping[str, Schema] = {
     ),
     "fit": Schema({**_HEAD, **_COUNTS}, {**_IDENTITY, "round": int, "examples": int}, {"loss-sum": float}),
     "evaluate": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
+    "distances": Schema({"distances": ArraySpec("int32", ("C", "B"))}, _IDENTITY),
     "own": Schema({**_HEAD}, {**_IDENTITY, "examples": int}),
     "personalise": Schema({**_COUNTS}, {**_IDENTITY, "part": str, "round": int}),
+    "duplicates": Schema(
+        {"exact": ArraySpec("uint64", ("I",)), "near": ArraySpec("uint64", ("I", HASHES_PER_IMAGE))}, _IDENTITY
+    ),
+    "collisions": Schema({}, _IDENTITY),
     "groups": Schema({"confusion": ArraySpec("int32", ("G", "C", "C"))}, {**_IDENTITY, "round": int}),
     **{kind: Schema(one.arrays, {**_IDENTITY, **one.fields}) for kind, one in PHASE_REPLIES.items()},
 }
@@ -135,8 +154,11 @@ ASKED_BY: Mapping[str, Callable[[Job], bool]] = {
     "statistics": lambda job: job.method.analytic and not job.privacy.secure_aggregation,
     "fit": lambda job: job.method.iterative and not job.privacy.secure_aggregation,
     "evaluate": lambda job: not job.privacy.secure_aggregation,
+    "distances": lambda job: not job.privacy.secure_aggregation and not job.private,
     "own": lambda job: job.evaluation.cross_site,
     "personalise": lambda job: job.personalisation is not None,
+    "duplicates": lambda job: job.duplicates == "check",
+    "collisions": lambda job: job.duplicates == "check",
     "groups": lambda job: bool(job.evaluation.groups) and not job.privacy.secure_aggregation,
     **dict.fromkeys(PHASE_REQUESTS, lambda job: job.privacy.secure_aggregation),
 }
@@ -147,6 +169,7 @@ SUMMED_BY: Mapping[str, Callable[[Job], bool]] = {
     "statistics": lambda job: job.method.analytic and not job.private,
     "fit": lambda job: job.method.iterative and not job.private,
     "evaluate": lambda _: True,
+    "distances": lambda job: not job.private,
     "groups": lambda job: bool(job.evaluation.groups),
     "centre": lambda job: job.private,
     "noised-statistics": lambda job: job.method.analytic and job.private,
@@ -191,9 +214,10 @@ def _corrections(trained: Mapping[str, ArraySpec]) -> dict[str, ArraySpec]:
     return {f"{CORRECTION}{name}": spec for name, spec in trained.items()}
 
 
-def dimensions(job: Job, heads: int = 1) -> dict[str, int]:
-    """The value of each shape letter."""
+def dimensions(job: Job, heads: int = 1, images: int = 0) -> dict[str, int]:
+    """The value of each shape letter. images: whose keyed hashes are sent."""
     sums = (job.method.projection or job.num_features) + 1
     letters = {"C": job.num_classes, "D": job.num_features, "M": heads, "B": SCORE_BINS, "K": CALIBRATION_BINS}
-    letters["G"] = len(group_names(job.evaluation.groups))
-    return {**letters, "S": sums, "T": sums * (sums + 1) // 2}
+    letters |= {"G": len(group_names(job.evaluation.groups)), "I": images}
+    directions = directions_of(job.num_features, job.sums_of_all_features)
+    return {**letters, "S": sums, "T": sums * (sums + 1) // 2, "R": directions, "V": directions + 1}

@@ -18,7 +18,9 @@ from common.metrics import ClassificationCounts, Int64
 from common.model import Model
 from common.packed import AnyArray, Packed
 from common.sums import Sums
+from common.unlike import Spread, pack_spread
 from common.wire import CORRECTION, MAX_HEADS
+from server.centre import Centre
 from server.kept_counts import KeptCounts
 from server.questions import Questions, pooled
 from server.strategies import Update
@@ -86,6 +88,9 @@ class Aggregation(Protocol):
     def holdings(self) -> Mapping[str, Description]:
         """What hospitals have, by hospital or together."""
 
+    def centre(self) -> Centre:
+        """The sums of the training features of all hospitals of the start."""
+
     def sums(self) -> tuple[Sums | None, Told]:
         """The sums for the closed-form head, None if nobody sent usable ones."""
 
@@ -106,6 +111,9 @@ class Aggregation(Protocol):
     def count_heads(self, heads: Sequence[Head], part: str, number: int, tuned: Mapping[str, Float32]) -> Counted:
         """Counts of heads on one part of the data; number: the round that made them, tuned: the arrays below them."""
 
+    def distances(self, spread: Spread) -> Int64 | None:
+        """Validation images by bin of their distance from the training images (B,), None if nobody told."""
+
     def count_groups(self, model: Model, number: int) -> Grouped:
         """Counts of a model, made by round `number`, by group of test patients."""
 
@@ -122,6 +130,10 @@ class SingleAnswers:
     def holdings(self) -> Mapping[str, Description]:
         """As `Aggregation`; by hospital."""
         return self.questions.members.descriptions()
+
+    def centre(self) -> Centre:
+        """As `Aggregation`."""
+        return self.questions.membership.centre()
 
     def sums(self) -> tuple[Sums | None, Told]:
         """As `Aggregation`. Added as they come: of wide features each takes hundreds of megabytes."""
@@ -193,6 +205,17 @@ class SingleAnswers:
 
         dropped = self.questions.use_counts(list(heads), part, number, tuned, use)
         return Counted(sums.total or None, kept, dropped)
+
+    def distances(self, spread: Spread) -> Int64 | None:
+        """As `Aggregation`."""
+        found: list[Int64] = []
+
+        def add(_hospital: str, reply: Packed) -> None:
+            one = np.asarray(reply.arrays["distances"].astype(np.int64).sum(axis=0), np.int64)
+            found[:] = [one + found[0]] if found else [one]
+
+        self.questions.ask("distances", pack_spread(spread), use=add)
+        return found[0] if found else None
 
     def count_groups(self, model: Model, number: int) -> Grouped:
         """As `Aggregation`; by hospital, too."""

@@ -1,7 +1,7 @@
 """Mean and deviation of the features of many hospitals, from their sums as they come."""
 
 from common.exact_sum import ExactSum
-from common.head import Standardisation
+from common.head import Float64, Standardisation
 from common.messages import Description
 
 
@@ -20,12 +20,20 @@ class Centre:
         self._sums[1].add(one.squares)
         self._examples += one.examples
 
-    def standardisation(self) -> Standardisation:
-        """Of all of them together.
+    def sums(self) -> tuple[int, Float64, Float64]:
+        """Examples of all of them together, and the sums (D,) of features and of their squares.
 
         Raises:
             ValueError: there is none.
         """
         if self._sums is None:
             raise ValueError("no hospital has described itself")
-        return Standardisation.from_sums(self._examples, self._sums[0].total(), self._sums[1].total())
+        return self._examples, self._sums[0].total(), self._sums[1].total()
+
+    def standardisation(self) -> Standardisation:
+        """Of all of them together.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return Standardisation.from_sums(*self.sums())

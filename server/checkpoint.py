@@ -15,6 +15,7 @@ from common.errors import ArtifactError
 from common.head import Float64, Standardisation
 from common.metrics import Metrics
 from common.model import Model
+from common.unlike import Spread
 from server.failures import Failure
 from server.meter import Spent
 
@@ -50,9 +51,10 @@ class Round:
 class Checkpoint:
     """After the round `last`: the global model, the best model so far, and what the method remembers.
 
-    best_round is None before any round was judged. choice: how the closed-form head came about, if there is one. spent and
-    failures: of all processes that worked at the run so far. A lost round makes no checkpoint: a run that goes on asks for it
-    again, so there is no count of lost rounds to keep.
+    best_round is None before any round was judged. choice: how the closed-form head came about, spread: of the
+    training images' features, where there is one. spent and failures: of all processes that worked at the run so far.
+    A lost round makes no checkpoint: a run that goes on asks for it again, so there is no count of lost rounds to
+    keep.
     """
 
     job_id: str
@@ -65,6 +67,7 @@ class Checkpoint:
     standardisation: Standardisation
     strategy: Mapping[str, Float64]
     choice: Mapping[str, object] | None = None
+    spread: Spread | None = None
     spent: Spent = field(default_factory=Spent)
     failures: Sequence[Failure] = ()
 
@@ -87,6 +90,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "standardisation.mean": checkpoint.standardisation.mean,
         "standardisation.scale": checkpoint.standardisation.scale,
         **{f"strategy.{name}": array for name, array in checkpoint.strategy.items()},
+        **{
+            f"spread.{name}": array for name, array in (checkpoint.spread.arrays() if checkpoint.spread else {}).items()
+        },
     }
     meta = {
         "format": FORMAT,
@@ -128,6 +134,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             standardisation=Standardisation(arrays["standardisation.mean"], arrays["standardisation.scale"]),
             strategy=_below("strategy.", arrays),
             choice=meta["choice"],
+            spread=Spread.from_arrays(spread) if (spread := _below("spread.", arrays)) else None,
             spent=Spent(**meta["spent"]),
             failures=tuple(Failure(**one) for one in meta["failures"]),
         )

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class ClosedForm:
     """The head chosen, on standardised features, with its validation metrics, and what the round of sums was like.
 
-    choice: what was chosen among, and what; plain values for the summary.
+    choice: what was chosen among, and what; plain values for the summary. sums: of all training examples.
     """
 
     head: Head
@@ -33,6 +33,7 @@ class ClosedForm:
     told: Told
     choice: Mapping[str, object]
     seconds: float
+    sums: Sums
 
 
 def closed_form(
@@ -61,7 +62,7 @@ def closed_form(
         "ece_after": calibrated.ece if calibrated else None,
     }
     head = divided(best.head, temperature)
-    return ClosedForm(head, calibrated or metrics, told, choice, time.perf_counter() - start)
+    return ClosedForm(head, calibrated or metrics, told, choice, time.perf_counter() - start, total)
 
 
 def _sums(asking: Aggregation, needed: int, tries: int) -> tuple[Sums, Told]:

@@ -16,6 +16,7 @@ PHASES: Mapping[str, str] = MappingProxyType(
         "fit": "is missing from the training",
         "gradient": "is missing from the training",
         "validation": "is missing from the validation",
+        "distances": "is missing from the distances of validation images",
         "test": "is missing from the test",
         "groups": "is missing from the figures by group",
         "cross-site": "is missing from the cross-site figures",

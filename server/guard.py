@@ -226,6 +226,14 @@ def _evaluate_problem(packed: Packed, expected: Expected) -> str | None:
     return None
 
 
+def _distances_problem(packed: Packed, expected: Expected) -> str | None:
+    if expected.described is None:
+        return None
+    support = expected.described.images[PARTS.index("validation")]
+    told = packed.arrays["distances"].astype(np.int64).sum(axis=1)
+    return None if np.array_equal(told, support) else "the distances are not those of the validation images it declared"
+
+
 def counts_problem(counts: ClassificationCounts, support: Int64) -> str | None:
     """How counts contradict themselves or the declared number of examples of each class (C,), or None."""
     n = int(support.sum())
@@ -245,6 +253,11 @@ def counts_problem(counts: ClassificationCounts, support: Int64) -> str | None:
     if (confidence > number * _UNIT).any() or counts.losses[0] > 2 * n * _UNIT or counts.losses[1] > 50 * n * _UNIT:
         return "the sums of confidence or loss are larger than possible"
     return None
+
+
+def _duplicates_problem(packed: Packed, expected: Expected) -> str | None:  # noqa: ARG001
+    every = np.concatenate([packed.arrays["exact"], packed.arrays["near"].ravel()])
+    return None if len(np.unique(every)) == len(every) else "a keyed hash is there twice"
 
 
 def _groups_problem(packed: Packed, expected: Expected) -> str | None:
@@ -269,8 +282,11 @@ _CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {
     "statistics": _statistics_problem,
     "fit": _fit_problem,
     "evaluate": _evaluate_problem,
+    "distances": _distances_problem,
     "own": _examples_problem,
     "personalise": _evaluate_problem,
+    "duplicates": _duplicates_problem,
+    "collisions": lambda _packed, _expected: None,
     "groups": _groups_problem,
     # What is in them the session itself checks (common/secure_sum/combiner.py).
     **dict.fromkeys(PHASE_REPLIES, lambda _packed, _expected: None),

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from common.errors import FederationError
-from common.head import Standardisation
 from common.job import Job
 from common.messages import Space
 from common.wire import Packed
@@ -91,13 +90,13 @@ class Membership:
         self._space = self.members.members[0].space
         self._failures.add("describe", 0, self.members.dropped)
 
-    def standardisation(self) -> Standardisation:
-        """Mean and deviation of the training features of the hospitals that described themselves before the first round.
+    def centre(self) -> Centre:
+        """The sums of the training features of the hospitals that described themselves before the first round.
 
         It stays the same for the whole run, whoever comes or goes: heads and updates that are combined must read the
         same features.
         """
-        return self._centres[self.members.members[0].space].standardisation()
+        return self._centres[self.members.members[0].space]
 
     def refresh(self, number: int) -> None:
         """Before round `number`: take in who can take part by now, and ask those who are new, declined or are doubted.
@@ -123,8 +122,9 @@ class Membership:
         if node not in self._pending or node in self._heard:
             return  # too late, or said already
         read = read_description(self._job, answers)
-        if not isinstance(read, str) and read.description is not None and self._space is None:
-            self._centres.setdefault(read.space, Centre()).add(read.description)
+        if not isinstance(read, str) and read.description is not None:
+            if self._space is None:
+                self._centres.setdefault(read.space, Centre()).add(read.description)
             if not self._job.method.analytic:  # there they are held against the sums of the one round
                 read = replace(read, description=read.description.without_sums())
         self._heard[node] = read

@@ -24,6 +24,7 @@ from common.job import Job
 from common.model import Model
 from common.privacy import LOCAL_SPREAD
 from common.private_release import budget_of, spent_after, step_multiplier
+from common.unlike import Spread
 from server.aggregation import Aggregation, Fitted, Told
 from server.central_dp import CentralDp
 from server.checkpoint import Checkpoint, Round
@@ -81,6 +82,8 @@ class NoisedRounds:
 
     best_round: int | None
     choice: Mapping[str, object] | None = None  # nothing is chosen
+    final_choice: Mapping[str, object] | None = None
+    spread: Spread | None = None  # exact sums do not leave
 
     def __init__(
         self, asking: Aggregation, hooks: Hooks, resume: Checkpoint | None, entropy: Entropy = os.urandom

@@ -58,6 +58,7 @@ class PrivateTraining:
         self._job = job = asking.questions.job
         self._state = DescentState.start(job.num_classes, job.num_features)
         self.choice: Mapping[str, object] | None = None  # nothing is chosen
+        self.final_choice, self.spread = self.choice, None
         self.best_model, self.best_round, self.done = Model(self._state.head), None, 0
         if resume is not None:
             self.done = self.best_round = resume.last.number

@@ -22,6 +22,8 @@ from server.strategies import answers_needed
 Use = Callable[[str, Packed], None]
 """Takes the name of a hospital and its good reply."""
 
+_OF_THE_IMAGES = ("initial", "distances", "duplicates", "collisions")
+"""Questions that are not about standardised features."""
 _PHASES = {"own": "cross-site", "personalise": "personalisation"}
 
 
@@ -82,7 +84,7 @@ class Questions:
         """
         members = self.members.by_node()
         fields = fields or {}
-        standardised = self.standardisation is not None and kind != "initial"
+        standardised = self.standardisation is not None and kind not in _OF_THE_IMAGES
         request = Packed(
             {
                 **(arrays or {}),
@@ -91,7 +93,11 @@ class Questions:
             {"job": self.job.canonical_json(), "fingerprint": self.members.fingerprint, **fields},
         )
         requests = (
-            {node: Packed({**request.arrays, **own[member.name]}, request.fields) for node, member in members.items()}
+            {
+                node: Packed({**request.arrays, **own[member.name]}, request.fields)
+                for node, member in members.items()
+                if nodes is None or node in nodes
+            }
             if own
             else request
         )
@@ -110,6 +116,7 @@ class Questions:
                 tuned_digest=member.space.tuned_digest,
                 standardisation=self.standardisation,
                 start=start,
+                sizes=_sizes(kind, member),
             )
 
         told = self.put(kind, requests, list(nodes or members), number, needed, expected, use)
@@ -202,6 +209,12 @@ class Questions:
 
         told = self.ask("evaluate", arrays, fields, number, part, len(heads), phase=phase, use=unpack)
         return dict(told.dropped)
+
+
+def _sizes(kind: str, member: Member) -> dict[str, int]:
+    """Shape letters that depend on what the member declared."""
+    images = member.description.images.sum() if member.description is not None else 0
+    return {"I": int(images)} if kind == "duplicates" else {}
 
 
 def standardisation_in(questions: Questions) -> Standardisation:

@@ -160,9 +160,13 @@ class Recorder:
             hospitals=_hospitals_told(self._job, outcome),
             metrics=summary["metrics"]["pooled"],
             versions=versions(),
+            calibration=outcome.bedside.calibration,
+            operating_point=outcome.bedside.operating_point,
+            unlike=outcome.bedside.unlike,
+            missing=dict(outcome.bedside.missing),
         )
         with self.writing(MODEL):
-            save_model(self.folder / MODEL, outcome.model, manifest)
+            save_model(self.folder / MODEL, outcome.model, manifest, outcome.bedside.spread)
         with self.writing(COUNTS):
             write_atomically(self.folder / COUNTS, json.dumps(plain_counts(self._job, outcome)))
         # Last: it says that the others are there.

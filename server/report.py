@@ -91,6 +91,7 @@ def _render(run: FinishedRun) -> str:
         trained=_TRAINED[run.job["tune"]["part"]],
         cross_site=afterwards_table.cross_site_rows(summary["cross_site"]),
         personal=afterwards_table.personal_rows(summary["personalisation"]),
+        duplicates=summary.get("duplicates"),
         parts=PARTS,
         protection=summary_table.protection(summary),
         sent=summary_table.sent_rows(summary, run.rounds),

@@ -149,6 +149,22 @@ patients only. Best is by {{ summary.job.evaluation.select_by }} of the hospital
 had no say in it; with few patients it is a coin toss.</p>
 {% endif %}
 
+{% if duplicates is not none %}
+<h2>Images that two hospitals have</h2>
+{% if duplicates %}
+<div class="scroll"><table class="wide" id="duplicates">
+<thead><tr><th></th><th>the same pixels</th><th>alike, of the first</th><th>alike, of the second</th></tr></thead><tbody>
+{% for row in duplicates %}
+<tr><th>{{ row.hospitals | join(" and ") }}</th><td>{{ row.exact }}</td><td>{{ row.near[0] }}</td><td>{{ row.near[1] }}</td></tr>
+{% endfor %}
+</tbody></table></div>
+<p class="note">Counted by keyed hashes; each hospital was told which of its own images these are. An image that one hospital
+trains on and another tests flatters the figures above.</p>
+{% else %}
+<p>None, by keyed hashes of all images.</p>
+{% endif %}
+{% endif %}
+
 <h2>Telling the classes apart</h2>
 {% if ranking[0] %}
 <div class="figures">{% for figure in ranking %}<div>{{ figure | safe }}</div>{% endfor %}</div>

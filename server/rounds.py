@@ -5,17 +5,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from common.artifact import Calibration
 from common.errors import ConfigError
 from common.head import Float32, Standardisation
 from common.job import Job
 from common.messages import Description
 from common.metrics import ClassificationCounts
 from common.model import Model
+from common.operating_point import OperatingPoint
 from common.secure_sum.roster import Roster
+from common.unlike import Spread, UnlikeLimit
 from server.afterwards import Afterwards, afterwards
 from server.aggregation import Aggregation, Counted, Grouped, SingleAnswers
-from server.beginning import describe, initial_arrays, require_same_job, standardisation_of
+from server.beginning import describe, initial_arrays, require_same_job
+from server.calibration import calibrated, unlike_limit
 from server.checkpoint import Checkpoint
+from server.duplicate_check import SharedImages, check_duplicates
 from server.exchange import Exchange
 from server.failures import Failure, Failures
 from server.hooks import Hooks as Hooks
@@ -32,6 +37,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Bedside:
+    """What a diagnosis needs besides the model. missing: what is not there, and why."""
+
+    calibration: Calibration | None
+    operating_point: OperatingPoint | None
+    spread: Spread | None
+    unlike: UnlikeLimit | None
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """A finished run. The head of `model` (C, D) reads raw features.
 
@@ -39,8 +55,8 @@ class Outcome:
     only sums are known: described has one entry, for all hospitals, and test none; in a private job described has none either.
     failures: hospitals that were missing somewhere, with the reason. choice: how the closed-form head came about; None without
     one. patients: in training, by the noised counts of a job that protects patients. after: what was asked when the model was
-    there. groups: counts of the test patients by group, if the job asks. Bytes, seconds and failures are of all processes of a
-    resumed run.
+    there. duplicates: pairs of hospitals that have images in common; None where the job does not ask. groups: counts of the test
+    patients by group, if the job asks. Bytes, seconds and failures are of all processes of a resumed run.
     """
 
     members: Members
@@ -57,6 +73,8 @@ class Outcome:
     choice: Mapping[str, object] | None
     patients: int | None
     after: Afterwards
+    bedside: Bedside
+    duplicates: Sequence[SharedImages] | None = None
     groups: Grouped = field(default_factory=Grouped)
 
 
@@ -99,9 +117,13 @@ def run_job(
             asking = _aggregation(questions, secrecy)
         for one in hooks.described:
             one(membership.members)
+        duplicates = check_duplicates(questions) if job.duplicates == "check" else None
         training = _training(asking, patients, hooks, pretrained, resume)
         training.run()
-        best, number = training.best_model, training.best_round or 0
+        number = training.best_round or 0
+        final = calibrated(asking, training.best_model, number, training.final_choice)
+        spread, limit, why = unlike_limit(asking, training.spread)
+        best, missing = final.model, {**final.missing, **({"unlike": why} if why else {})}
         with meter.phase("evaluate"):
             membership.refresh(training.done)
             counted = asking.count_heads([best.head], "test", number, best.tuned)
@@ -129,6 +151,8 @@ def run_job(
         choice=training.choice,
         patients=round(patients) if job.private and not job.hospitals_protected else None,
         after=after,
+        duplicates=duplicates,
+        bedside=Bedside(final.calibration, final.operating_point, spread, limit, missing),
         groups=groups,
     )
 
@@ -151,11 +175,7 @@ def _beginning(asking: Aggregation, resume: Checkpoint | None) -> tuple[Standard
     if job.noised_locally:
         found, patients = local_centre(asking.questions.members)
         return resume.standardisation if resume else found, patients
-    if resume:
-        return resume.standardisation, 0.0
-    if isinstance(asking, SecureSums):
-        return standardisation_of(list(asking.holdings().values())), 0.0
-    return asking.questions.membership.standardisation(), 0.0
+    return resume.standardisation if resume else asking.centre().standardisation(), 0.0
 
 
 def _training(

@@ -14,7 +14,7 @@ from common.dp.noise import from_units
 from common.errors import FederationError
 from common.head import Float32, Float64, Head
 from common.messages import Description, pack_heads, pack_standardisation, unpack_counts
-from common.metrics import ClassificationCounts
+from common.metrics import ClassificationCounts, Int64
 from common.model import TUNED, Model
 from common.phases import PARTICIPANTS
 from common.private_release import noise_scale
@@ -25,8 +25,10 @@ from common.secure_sum.subject import Subject
 from common.secure_sum.terms import Phase, Terms, default_threshold
 from common.summed import LOW, Question, layout_of
 from common.sums import Sums
+from common.unlike import Spread, pack_spread
 from common.wire import MAX_HEADS, SUMMED, Packed
 from server.aggregation import Counted, Fitted, Grouped, NamedArrays, Told
+from server.centre import Centre
 from server.guard import Expected, counts_problem, description_problem, sums_problem
 from server.members import Member
 from server.opened_sums import Opened, OpenedSums
@@ -84,6 +86,13 @@ class SecureSums:
         )
         _require(description_problem(described, self.questions.job))
         return {ALL: described}
+
+    def centre(self) -> Centre:
+        """As `Aggregation`; of all hospitals together."""
+        found = Centre()
+        for one in self.holdings().values():
+            found.add(one)
+        return found
 
     def sums(self) -> tuple[Sums | None, Told]:
         """As `Aggregation`."""
@@ -151,6 +160,11 @@ class SecureSums:
                 return Counted(None, {}, dropped)
             found += counts
         return Counted(found, {}, dropped)
+
+    def distances(self, spread: Spread) -> Int64 | None:
+        """As `Aggregation`."""
+        total, _ = self._total("distances", 0, pack_spread(spread))
+        return None if total is None else np.asarray(total.arrays["distances"].astype(np.int64).sum(axis=0), np.int64)
 
     def count_groups(self, model: Model, number: int) -> Grouped:
         """As `Aggregation`; of all hospitals together."""

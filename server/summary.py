@@ -16,6 +16,7 @@ from common.private_release import budget_of, releases, spent_after, step_multip
 from common.wire import PARTS, PERSONALISED
 from server.afterwards import Personal
 from server.aggregation import Grouped
+from server.duplicate_check import as_rows
 from server.failures import Failures
 from server.members import missing_classes
 from server.noised_rounds import USEFUL_SIGNAL, signal
@@ -86,11 +87,13 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
         "patients": outcome.patients,
         "privacy": accounting(job, outcome.rounds),
         "closed_form": outcome.choice,
+        "diagnosis": _bedside(outcome),
         "cross_site": {
             trained: {where: asdict(derive(counts)) for where, counts in row.items()}
             for trained, row in outcome.after.cross_site.items()
         },
         "personalisation": personalisation(outcome.after.personal, job.evaluation.select_by),
+        "duplicates": as_rows(outcome.duplicates) if outcome.duplicates is not None else None,
         "groups": by_group(job, outcome.groups),
         "missing_classes": missing_classes(described, job.classes),
         "failures": Failures(outcome.failures).grouped(),
@@ -103,6 +106,18 @@ def summarise(job: Job, outcome: Outcome, engine: str) -> dict[str, Any]:
         "communication": _communication(job, outcome),
         "seconds": {phase: round(seconds, 3) for phase, seconds in outcome.seconds.items()},
     }
+
+
+def _bedside(outcome: Outcome) -> dict[str, Any]:
+    """What the model file has for a diagnosis, and what it has not, with the reason."""
+    bedside = outcome.bedside
+    parts = {
+        "calibration": bedside.calibration,
+        "operating_point": bedside.operating_point,
+        "unlike": bedside.unlike,
+    }
+    told = {name: one.model_dump(by_alias=True) if one is not None else None for name, one in parts.items()}
+    return {**told, "missing": dict(bedside.missing)}
 
 
 def accounting(job: Job, rounds: int) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from common.errors import FederationError
 from common.head import Float32, Head
 from common.metrics import ClassificationCounts, Metrics, derive
 from common.model import Model
+from common.unlike import Spread
 from server.aggregation import Aggregation
 from server.checkpoint import Checkpoint, Round
 from server.closed_form import closed_form
@@ -46,6 +47,7 @@ class Training:
         self._dropped: Mapping[str, str] = questions.members.dropped
         self.best_round: int | None = None
         self.choice: Mapping[str, object] | None = None
+        self.spread: Spread | None = None
         if resume is None:
             head = Head.zeros(self._job.num_classes, self._job.num_features)
             self._model = self.best_model = Model(head, pretrained)
@@ -54,10 +56,17 @@ class Training:
             self.done = -1 if self._job.method.analytic else 0
             return
         self._model, self.best_model, self.choice = resume.model, resume.best_model, resume.choice
+        self.spread = resume.spread
         self._best_validation, self.best_round = resume.best_validation, resume.best_round
         self._pending, self.done = None if resume.judged else resume.last, resume.last.number
         if self._aggregator is not None:
             self._aggregator.restore(resume.strategy)
+
+    @property
+    def final_choice(self) -> Mapping[str, object] | None:
+        """How the best model came about if it is the closed-form head; None if rounds of training made it."""
+        closed_form = 0 if self._job.method.iterative else 1
+        return self.choice if self._job.method.analytic and self.best_round == closed_form else None
 
     def run(self) -> None:
         """The rounds that are left; fewer if validation no longer improves or the quorum stays away.
@@ -112,6 +121,8 @@ class Training:
         self._model = self.best_model = Model(found.head, self._model.tuned)
         self.best_round = self.done = made.number
         self._best_validation, self.choice = found.validation, found.choice
+        if self._job.sums_of_all_features:
+            self.spread = Spread.of(found.sums, standardisation_in(self._questions))
         # Recorded before it is saved: a run that goes on from the checkpoint will not judge it again.
         for judged in self._hooks.judged:
             judged(made)
@@ -180,6 +191,7 @@ class Training:
             standardisation=standardisation_in(self._questions),
             strategy=self._aggregator.state() if self._aggregator else {},
             choice=self.choice,
+            spread=self.spread,
             spent=self._meter.spent,
             failures=self._questions.failures.found,
         )

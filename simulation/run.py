@@ -11,6 +11,7 @@ print(result.summary["metrics"]["pooled"]["auroc"], result.folder / "report.html
 
 import json
 import logging
+import secrets
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,6 +111,10 @@ def _run_in_process(
             nodes = {name: {**node, "state-dir": str(Path(temporary) / name)} for name, node in nodes.items()}
         if job.privacy.secure_aggregation:
             config = {**config, "roster": str(Path(temporary) / ROSTER)}
+        if job.duplicates == "check":
+            secret = Path(temporary) / "consortium.secret"
+            secret.write_text(secrets.token_hex(32), encoding="ascii")
+            nodes = {name: {**node, "consortium-secret": str(secret)} for name, node in nodes.items()}
         grid = InProcessGrid(client_app, nodes, train_ahead)
         server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config)))
 
@@ -119,6 +124,10 @@ def _require_engine(job: Job, engine: str) -> None:
         raise ConfigError(
             f"job '{job.name}': secure aggregation needs a hospital that remembers its session, and Ray gives its requests to "
             "processes that do not; leave --engine ray out"
+        )
+    if job.duplicates == "check" and engine == "ray":
+        raise ConfigError(
+            f"job '{job.name}': duplicates: check goes with the engine in-process; leave --engine ray out"
         )
     if job.noised_locally and engine == "ray":
         raise ConfigError(

@@ -59,6 +59,11 @@ class AgentStub:
                 request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
                 response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
                 _registered_method=True)
+        self.Distances = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Distances',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
         self.Own = channel.unary_unary(
                 '/consilium.agent.v1.Agent/Own',
                 request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
@@ -71,6 +76,16 @@ class AgentStub:
                 _registered_method=True)
         self.Groups = channel.unary_unary(
                 '/consilium.agent.v1.Agent/Groups',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
+        self.Duplicates = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Duplicates',
+                request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
+                _registered_method=True)
+        self.Collisions = channel.unary_unary(
+                '/consilium.agent.v1.Agent/Collisions',
                 request_serializer=client_dot_proto_dot_agent__pb2.Request.SerializeToString,
                 response_deserializer=client_dot_proto_dot_agent__pb2.Reply.FromString,
                 _registered_method=True)
@@ -139,6 +154,13 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Distances(self, request, context):
+        """How unlike the training images the validation images are: a histogram.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Own(self, request, context):
         """A head of the hospital's examples alone.
         """
@@ -155,6 +177,20 @@ class AgentServicer:
 
     def Groups(self, request, context):
         """Counts of the model by group of test patients (sex, age band).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Duplicates(self, request, context):
+        """Keyed hashes of the images, by which the coordinator counts what two hospitals have both.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Collisions(self, request, context):
+        """Which of these the hospital shares with others: for its own people. Nothing is answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,6 +260,11 @@ def add_AgentServicer_to_server(servicer, server):
                     request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
                     response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
             ),
+            'Distances': grpc.unary_unary_rpc_method_handler(
+                    servicer.Distances,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
             'Own': grpc.unary_unary_rpc_method_handler(
                     servicer.Own,
                     request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
@@ -236,6 +277,16 @@ def add_AgentServicer_to_server(servicer, server):
             ),
             'Groups': grpc.unary_unary_rpc_method_handler(
                     servicer.Groups,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
+            'Duplicates': grpc.unary_unary_rpc_method_handler(
+                    servicer.Duplicates,
+                    request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
+                    response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
+            ),
+            'Collisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.Collisions,
                     request_deserializer=client_dot_proto_dot_agent__pb2.Request.FromString,
                     response_serializer=client_dot_proto_dot_agent__pb2.Reply.SerializeToString,
             ),
@@ -411,6 +462,33 @@ class Agent:
             _registered_method=True)
 
     @staticmethod
+    def Distances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Distances',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Own(request,
             target,
             options=(),
@@ -479,6 +557,60 @@ class Agent:
             request,
             target,
             '/consilium.agent.v1.Agent/Groups',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Duplicates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Duplicates',
+            client_dot_proto_dot_agent__pb2.Request.SerializeToString,
+            client_dot_proto_dot_agent__pb2.Reply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Collisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/consilium.agent.v1.Agent/Collisions',
             client_dot_proto_dot_agent__pb2.Request.SerializeToString,
             client_dot_proto_dot_agent__pb2.Reply.FromString,
             options,

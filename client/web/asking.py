@@ -9,7 +9,6 @@ from common.artifact import Manifest
 from common.errors import DataError
 from common.web.uploads import KINDS
 
-_WORDS = ((0.95, "very likely"), (0.8, "likely"), (0.6, "more likely than not"), (0.0, "undecided"))
 _REFERENCE = {
     "auroc": "AUROC",
     "sensitivity": "sensitivity",
@@ -60,6 +59,8 @@ def about(manifest: Manifest, refer_below: float, most_bytes: int) -> ModelSaid:
         "devices and other patients than theirs can mislead it without notice.",
         "A probability is that of the model for patients like those it was tested on. How frequent a finding is here changes it.",
     ]
+    if (point := manifest.operating_point) is not None:
+        limits.append(f"It says {point.name} from a probability of {point.threshold:.3f} on ({point.rule}).")
     if job.backbone.weights.random:
         limits.insert(0, "Its backbone has random weights: a demonstration, never a diagnosis.")
     return ModelSaid(
@@ -89,8 +90,3 @@ def ordered(probabilities: Mapping[str, float]) -> list[Probability]:
     """Probabilities, the greatest first."""
     found = sorted(probabilities.items(), key=lambda item: -item[1])
     return [Probability(name=name, probability=value) for name, value in found]
-
-
-def words_of(confidence: float) -> str:
-    """A confidence in [0, 1] in words."""
-    return next(words for least, words in _WORDS if confidence >= least)

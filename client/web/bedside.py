@@ -9,16 +9,18 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from client.diagnosis import REFER, Diagnostician
+from client.diagnosis_record import Heatmap, in_words
 from client.images import IMAGE_SUFFIXES, Fit, load_image, to_input
-from client.web.asking import UnknownKind, about, accepted, ordered, words_of
+from client.web.asking import UnknownKind, about, accepted, ordered
 from client.web.models import Answer, ModelSaid
 from common.errors import DataError
 from common.web.uploads import KINDS, suffix_of
@@ -38,7 +40,8 @@ class Model:
 
     def about(self) -> ModelSaid:
         """The model and its limits."""
-        return about(self.diagnostician.manifest, self.refer_below, self.most_bytes)
+        said = about(self.diagnostician.manifest, self.refer_below, self.most_bytes)
+        return said.model_copy(update={"limits": [*said.limits, *map(sentence, self.diagnostician.lacking)]})
 
     def answer(self, data: bytes) -> Answer:
         """What the model says of the content of an image file.
@@ -54,22 +57,22 @@ class Model:
         with self.turn, as_file(data, suffix) as path:
             job = self.diagnostician.manifest.job
             shown = framed(load_image(path), job.image.fit)
-            [found] = self.diagnostician.diagnose([path], self.refer_below)
-        if found.problem is not None:
+            [found] = self.diagnostician.diagnose([path], self.refer_below, heatmaps=True)
+        if found.problem is not None or found.leaning is None or found.confidence is None:
             raise DataError("the image cannot be read")
         refer = found.label == REFER
-        leaning = max(found.probabilities, key=lambda name: found.probabilities[name])
+        heat = found.heatmap
         return Answer(
             label=None if refer else found.label,
             refer=refer,
-            reasons=[_unsure(found.probabilities, self.refer_below)] if refer else [],
-            leaning=leaning,
-            words=words_of(found.probabilities[leaning]),
-            notes=[],
+            reasons=[sentence(one) for one in found.reasons],
+            leaning=found.leaning,
+            words=in_words(found.confidence),
+            notes=[sentence(one.words) for one in found.findings if not one.refer],
             probabilities=ordered(found.probabilities),
             image=png(shown),
-            heatmap=None,
-            heatmap_words=None,
+            heatmap=png(warm(heat)) if heat else None,
+            heatmap_words=f"what speaks for {heat.shown} ({heat.kind})" if heat else None,
             kind=KINDS[suffix],
             seconds=round(time.perf_counter() - start, 3),
         )
@@ -93,10 +96,19 @@ def load_model(
     return Model(diagnostician, refer_below, most_bytes, threading.Lock())
 
 
-def _unsure(probabilities: Mapping[str, float], refer_below: float) -> str:
-    return (
-        f"The greatest probability is {max(probabilities.values()):.0%}; below {refer_below:.0%} a radiologist decides."
-    )
+def sentence(words: str) -> str:
+    """Words as a sentence."""
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def warm(heatmap: Heatmap, side_px: int = SHOWN_PX) -> Image.Image:
+    """A heatmap over the square that the model sees, yellow to red where it speaks for the class, clear elsewhere."""
+    positive = np.maximum(np.asarray(heatmap.grid, np.float32), 0.0)
+    most = float(positive.max())
+    small = Image.fromarray(positive / most if most > 0 else positive)
+    heat = np.clip(np.asarray(small.resize((side_px, side_px), Image.Resampling.BILINEAR)), 0.0, 1.0)
+    channels = (np.full_like(heat, 255.0), 230.0 * (1.0 - heat), np.zeros_like(heat), 255.0 * heat)
+    return Image.fromarray(np.rint(np.stack(channels, axis=2)).astype(np.uint8))
 
 
 def framed(image: Image.Image, fit: Fit, side_px: int = SHOWN_PX) -> Image.Image:

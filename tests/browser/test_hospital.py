@@ -192,6 +192,8 @@ def test_a_model_answers_at_the_bedside(page, served, picture, own, phantoms, jo
     page.locator("#file").set_input_files(next(row.path for row in read_rows(phantoms["hospital-c"])))
     expect(page.locator("#verdict")).to_be_focused()
     assert page.evaluate("document.getElementById('image').naturalWidth") == SHOWN_PX
+    assert page.evaluate("document.getElementById('heat').naturalWidth") == SHOWN_PX
+    expect(page.locator("#heat-words")).to_contain_text("class activation map")
     picture(page, "bedside-model")
 
 

@@ -69,11 +69,14 @@ def test_diagnose(run_dir, phantoms, output_format, tmp_path):
         rows = json.loads(stdout)
         assert [row["problem"] is None for row in rows] == [True, True, False]
         assert all(sum(row["probabilities"].values()) == pytest.approx(1) for row in rows[:2])
-        assert rows[0]["diagnosis"] in ("normal", "opacity")
+        assert rows[0]["leaning"] in ("normal", "opacity")
     elif output_format == "csv":
         rows = list(csv.DictReader(io.StringIO(stdout)))
         assert [row["diagnosis"] for row in rows][2] == "refer to a radiologist"
-        assert list(rows[0]) == ["image", "diagnosis", "normal", "opacity", "problem"]
+        assert list(rows[0]) == [
+            *("image", "diagnosis", "normal", "opacity", "confidence"),
+            *("distance", "distance_limit", "turned", "reasons", "problem"),
+        ]
     else:
         assert "a physician decides" in stdout
         assert "never a diagnosis" in stdout

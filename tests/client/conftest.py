@@ -27,7 +27,8 @@ from common.head import Head, Standardisation
 from common.job import Job, Weights
 from common.messages import pack_heads, pack_standardisation
 from common.model import Model
-from common.wire import Packed
+from common.unlike import Spread, pack_spread
+from common.wire import Packed, dimensions
 
 PLAIN_STEPS = {"momentum": 0.0, "weight_decay": 0.0, "lr": 0.01, "batch_size": 8}
 
@@ -126,6 +127,12 @@ class Requests:
 
     def statistics(self) -> Packed:
         return Packed(pack_standardisation(self.standardisation), self.about().fields)
+
+    def distances(self) -> Packed:
+        features, sizes = self.job.num_features, dimensions(self.job)
+        axes = np.eye(sizes["R"], features, dtype=np.float32)
+        ones = np.ones(features, np.float32)
+        return Packed(pack_spread(Spread(ones, ones, axes, np.ones(sizes["V"], np.float32))), self.about().fields)
 
     def evaluate(self, part: str = "test", heads: int = 2, number: int = 1) -> Packed:
         chosen = pack_heads([self.head(seed) for seed in range(heads)])

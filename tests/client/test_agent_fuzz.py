@@ -110,10 +110,13 @@ def target(phantoms, hospital_with, requests_of, serve, tmp_path_factory, patche
         "statistics": asked.statistics(),
         "fit": asked.fit(),
         "evaluate": asked.evaluate(heads=1),
+        "distances": asked.distances(),
         "own": asked.statistics(),
         "personalise": asked.personalise(),
         "groups": asked.fit(),
         # Of no use for this job, and hostile all the same.
+        "duplicates": asked.about(),
+        "collisions": Packed({name: np.zeros(4, np.uint8) for name in ("exact", "near")}, asked.about().fields),
         **dict.fromkeys(
             PHASE_REQUESTS, Packed({"survived": np.ones(3, np.uint8)}, {**asked.about().fields, "session": "a" * 64})
         ),
@@ -183,7 +186,7 @@ def mutated_request(rng: random.Random, target: Target) -> None:
 
 def mutated_header(rng: random.Random, target: Target) -> None:
     """Arrays whose safetensors header lies: lengths, offsets, dtypes, shapes, names."""
-    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise", "groups"])
+    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise", "groups", "distances"])
     data = target.good[kind].arrays
     length = struct.unpack("<Q", data[:8])[0]
     header, numbers = data[8 : 8 + length], data[8 + length :]
@@ -263,7 +266,7 @@ def changed_job(rng: random.Random, job: Job) -> str:
 
 def random_numbers(rng: random.Random, target: Target) -> None:
     """A valid request with other numbers in its arrays: huge, tiny, NaN. Some are answered."""
-    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise", "groups"])
+    kind = rng.choice(["statistics", "fit", "evaluate", "own", "personalise", "groups", "distances"])
     packed = to_packed(target.good[kind])
     name = rng.choice(list(packed.arrays))
     generator = np.random.default_rng(rng.randrange(2**32))
@@ -310,6 +313,6 @@ def test_the_requests_that_are_mutated_are_good_ones(target):
     for kind, request in target.good.items():
         target.call(kind, request.SerializeToString())
         target.read()
-    # `initial` is for jobs that tune, the phases for those with secure aggregation.
-    refused = 1 + len(PHASE_REQUESTS)
+    # `initial` is for jobs that tune, the phases for those with secure aggregation, two for those that check for duplicates.
+    refused = 3 + len(PHASE_REQUESTS)
     assert dict(target.seen) == {"answer": len(REPLIES) - refused, "bad-request": refused}

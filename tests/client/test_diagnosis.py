@@ -1,13 +1,16 @@
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from client import diagnosis
 from client.deep import DeepTraining, Source
-from client.diagnosis import REFER, Diagnostician
+from client.diagnosis import REFER, Diagnostician, files_of
+from client.diagnosis_files import write_heatmaps
 from client.feature_space import columns_of
 from client.features import Extractor
 from client.images import load_image, to_input
@@ -316,3 +319,89 @@ def test_a_personalised_head_of_another_job_or_model_is_refused(tuned_run, fedbn
     assert Diagnostician(tuned_run.path, device="cpu", personal=tuned_run.kept("personal")).model.tuned.keys() == (
         tuned_run.model.tuned.keys()
     )
+
+
+@pytest.fixture(scope="module")
+def bedside(job, phantoms, cache_dir, tmp_path_factory) -> Diagnostician:
+    """A model with all that a diagnosis needs, of three hospitals."""
+    folder = tmp_path_factory.mktemp("bedside") / "run"
+    asked = job(
+        modality="chest-xray",
+        method="analytic",
+        features={"stages": "all", "pool": ["mean"], "mirror": True},
+        evaluation={
+            "test_fraction": 0.05,
+            "validation_fraction": 0.45,
+            "operating_point": {"class": "opacity", "sensitivity": 0.7},
+        },
+    )
+    simulate(asked, phantoms, folder, cache_dir=cache_dir, device="cpu")
+    return Diagnostician(folder / "model.safetensors", device="cpu")
+
+
+def test_a_record_has_everything_a_person_needs(bedside, images):
+    [one, *_] = bedside.diagnose(images[:2], 0.0, heatmaps=True)
+    assert bedside.lacking == []
+    assert one.limit == bedside.manifest.unlike.distance
+    assert 0.2 < one.distance < 5
+    assert one.above == (one.probabilities["opacity"] >= bedside.point.threshold)
+    assert one.leaning == ("opacity" if one.above else "normal")
+    assert one.confidence >= 0.5
+    assert one.words.startswith(one.leaning)
+    assert (one.frame.width, one.frame.height, one.frame.size) == (64, 64, 64)
+    assert one.heatmap.shown == one.leaning
+    assert one.turned in (0, 90, 180, 270)
+    told = one.to_dict()
+    assert json.loads(json.dumps(told)) == told
+    assert told["diagnosis"] == one.label
+
+
+def test_with_mirrored_views_the_map_adds_up_to_the_score_and_turns_with_the_image(bedside, images):
+    pixels = np.stack([to_input(load_image(path), 64, "pad") for path in images])
+    grids = bedside._maps(pixels, [1] * len(images))
+    head = bedside.model.head
+    logits = head.logits(bedside._features(pixels)) - head.bias
+    np.testing.assert_allclose(grids.sum((1, 2)), (logits[:, 1] - logits.mean(axis=1)), rtol=1e-3, atol=1e-3)
+    other = bedside._maps(np.ascontiguousarray(pixels[..., ::-1]), [1] * len(images))
+    np.testing.assert_allclose(other, grids[..., ::-1], rtol=1e-3, atol=1e-3)
+
+
+def test_noise_and_turned_films_are_referred_with_the_reason(bedside, images, tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64), np.uint8)).save(tmp_path / "noise.png")
+    [noise] = bedside.diagnose([tmp_path / "noise.png"], 0.0)
+    assert noise.label == REFER
+    assert any("unlike the training images: distance" in reason for reason in noise.reasons)
+    paths = [tmp_path / path.name for path in images]
+    for path, turned in zip(images, paths, strict=True):
+        load_image(path).transpose(Image.Transpose.ROTATE_180).save(turned)
+    found = bedside.diagnose(paths, 0.0)
+    assert sum(one.turned == 180 for one in found) >= 6
+    assert all(one.label == REFER and "turned" in " ".join(one.reasons) for one in found if one.turned)
+
+
+def test_a_file_of_an_earlier_version_still_diagnoses_and_says_what_is_missing(bedside, images, tmp_path):
+    old = {"calibration": None, "operating_point": None, "unlike": None, "missing": {}}
+    save_model(tmp_path / "old.safetensors", bedside.model, bedside.manifest.model_copy(update=old))
+    one = Diagnostician(tmp_path / "old.safetensors", device="cpu")
+    [found] = one.diagnose(images[:1], 0.0)
+    assert found.distance is found.above is found.turned is None
+    assert found.label in ("normal", "opacity")
+    assert len(one.lacking) == 3
+    assert all("made by a version of Consilium that did not write it" in sentence for sentence in one.lacking)
+
+
+def test_a_folder_stands_for_the_images_below_it(phantoms, images, tmp_path):
+    assert set(files_of([phantoms["hospital-c"]])) >= set(images)
+    assert files_of([images[1], images[0]]) == [images[1], images[0]]
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(DataError, match="no image below it"):
+        files_of([tmp_path])
+
+
+def test_heat_maps_are_written_in_the_size_of_the_images(bedside, images, tmp_path):
+    found = bedside.diagnose([*images[:2], images[0]], 0.0, heatmaps=True)
+    assert write_heatmaps(found, tmp_path / "maps") == 3
+    names = sorted(path.name for path in (tmp_path / "maps").iterdir())
+    assert names == sorted([f"{images[0].stem}.png", f"{images[1].stem}.png", f"{images[0].stem}-2.png"])
+    assert load_image(tmp_path / "maps" / names[0]).size == (64, 64)

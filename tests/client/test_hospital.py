@@ -90,6 +90,7 @@ def in_kind(asked, kind, number=1):
         "initial": asked.about,
         "statistics": asked.statistics,
         "own": asked.statistics,
+        "distances": asked.distances,
         "fit": lambda: asked.fit(number),
         "evaluate": lambda: asked.evaluate(number=number),
         "personalise": lambda: asked.personalise(number=number),
@@ -103,6 +104,7 @@ CROSS_SITE = {"evaluation": {"test_fraction": 0.25, "validation_fraction": 0.2, 
 ASKED = {
     "describe": ([{}, ANALYTIC], []),
     "evaluate": ([{}, ANALYTIC], []),
+    "distances": ([{}, ANALYTIC, EVERYTHING], [{"privacy": {"secure_aggregation": True}}]),
     "statistics": ([ANALYTIC, EVERYTHING], [{}, {"method": "scaffold"}, CROSS_SITE]),
     "fit": ([{}, EVERYTHING], [ANALYTIC, {**ANALYTIC, **CROSS_SITE}]),
     "own": ([CROSS_SITE, {**ANALYTIC, **CROSS_SITE}], [{}, ANALYTIC, {"personalisation": {}}]),
@@ -113,7 +115,12 @@ ASKED = {
 """By kind: jobs that ask for it, and jobs that do not."""
 
 
-@pytest.mark.parametrize("kind", [kind for kind in REQUESTS if kind not in PHASE_REQUESTS])
+OF_DUPLICATES = ("duplicates", "collisions")  # tests/client/test_duplicate_keys.py
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in REQUESTS if kind not in PHASE_REQUESTS and kind not in OF_DUPLICATES]
+)
 def test_a_hospital_answers_what_the_job_asks_for_and_nothing_else(kind, phantoms, hospital_with, job, requests_of):
     hospital = hospital_with(phantoms["hospital-a"], allow_tuning=("head", "last-blocks"), allow_groups=("sex",))
     asking, others = ASKED[kind]
@@ -308,7 +315,7 @@ def disk_full(cause: Exception) -> DataError:
     ],
 )
 def test_no_exception_s_text_leaves_only_a_neutral_code(hospital, asked, monkeypatch, caplog, error, expected):
-    def fail(source):
+    def fail(*_):
         raise error
 
     monkeypatch.setattr(module, "read_rows", fail)
@@ -334,3 +341,18 @@ def test_a_refusal_is_forgotten_when_its_reason_is_gone(hospital, asked, monkeyp
         problem_with(hospital.answer("fit", asked.fit()), reply_schema("fit", asked.job, {}), dimensions(asked.job))
         is None
     )
+
+
+@pytest.mark.parametrize("min_count", [1, 3])
+def test_distances_are_counts_of_the_validation_images_in_multiples(
+    phantoms, hospital_with, job, requests_of, min_count
+):
+    hospital = hospital_with(phantoms["hospital-c"], min_count=min_count)
+    parts = {"test_fraction": 0.1, "validation_fraction": 0.4}
+    asked = requests_of(job(**ANALYTIC, evaluation=parts), hospital)
+    told = hospital.answer("distances", asked.distances()).arrays["distances"]
+    images = hospital.answer("describe", asked.describe()).arrays["images"][1]
+    assert told.sum(axis=1).tolist() == images.tolist()
+    assert images.sum() > 3
+    assert (told % min_count == 0).all()
+    assert (told.sum(axis=0) > 0).sum() > 1

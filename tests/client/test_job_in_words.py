@@ -30,6 +30,7 @@ def test_sizes_are_those_of_the_messages(job, requests_of, hospital_with, phanto
         ({"method": "analytic"}, "what is trained", "by analytic, one exchange of sums"),
         ({"method": "analytic"}, "what leaves", "sums of products of features"),
         ({"evaluation": {"cross_site": True}}, "what leaves", "a last layer trained here alone"),
+        ({"duplicates": "check"}, "what leaves", "keyed hashes of every image, 136 bytes each"),
         ({}, "the task", "tell apart normal, opacity"),
         ({}, "your patients", "70% train, 10% choose, 20% test"),
         ({}, "protection", "no secure aggregation, no noise"),
@@ -75,9 +76,14 @@ def test_deep_tuning_says_that_more_leaves(job):
 
 def test_every_kind_of_request_is_in_what_leaves(job):
     """A kind that is added must be told to whoever approves."""
-    told = {"describe", "statistics", "fit", "evaluate", "own", "groups"}
+    told = {"describe", "statistics", "fit", "evaluate", "distances", "own", "duplicates", "groups"}
+    assert "how unlike the training images" in words(job())["what leaves"]
     masked = {"keys", "shares", "masked", "confirm", "unmask"}  # their content: test_every_sum_is_in_what_leaves
-    the_same = {"initial": "the pretrained arrays, which everybody has", "personalise": "counts"}
+    the_same = {
+        "initial": "the pretrained arrays, which everybody has",
+        "personalise": "counts",
+        "collisions": "nothing",
+    }
     assert told | masked | set(the_same) == set(ASKED_BY)
 
 

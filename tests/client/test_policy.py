@@ -30,9 +30,9 @@ EVERYTHING = {
     "evaluation": {"test_fraction": 0.25, "validation_fraction": 0.2, "cross_site": True, "groups": ["sex"]},
     "personalisation": {"epochs": 1},
 }
-"""A job that asks for every kind of request, but the pretrained arrays."""
+"""A job that asks for every kind of request, but the pretrained arrays and the keyed hashes (`test_duplicate_keys.py`)."""
 
-KINDS = [kind for kind in METHODS if kind != "initial" and kind not in PHASE_REQUESTS]
+KINDS = [kind for kind in METHODS if kind not in ("initial", "duplicates", "collisions") and kind not in PHASE_REQUESTS]
 
 
 @pytest.fixture(params=["coordinator", "courier"])
@@ -87,6 +87,7 @@ def by_kind(asked) -> dict[str, Packed]:
         "statistics": asked.statistics(),
         "fit": asked.fit(),
         "evaluate": asked.evaluate(),
+        "distances": asked.distances(),
         "own": asked.statistics(),
         "personalise": asked.personalise(),
         "groups": asked.fit(),

@@ -19,7 +19,7 @@ MINIMAL: dict[str, Any] = {
     "backbone": {"name": "resnet18", "weights": "IMAGENET1K_V1"},
 }
 DIGEST = "ab" * 32
-GOLDEN_ID = "96185315f344de0bb12237aff233fabc13322d917348ecd4e38bd3008495137e"
+GOLDEN_ID = "6c65c11c1e40dc9e929e21d4a264c6c56231c07e7289487fc286c0a5d7b10880"
 
 
 def job(**changes: Any) -> Job:

@@ -52,6 +52,8 @@ def job(**changes):
         ({"privacy": OWN, "method": {"name": "fedavg", "patience": 3}}, "method.patience"),
         ({"privacy": OWN, "method": "fedavg", "evaluation": {"cross_site": True}}, "head without noise"),
         ({"privacy": OWN, "method": "fedavg", "personalisation": {}}, "leave personalisation out"),
+        *(({"privacy": one, "duplicates": "check", **how}, "write duplicates: ignore") for one, how in
+          ((SECURE, {}), (OWN, {"method": "fedavg"}), (of(**HOSPITALS), {"method": "fedavg"}))),
         ({"privacy": OWN, "method": "fedavg", "evaluation": {"validation_fraction": 0.1}}, "expected 0, got 0.1"),
         ({"privacy": OWN, "method": "fedavg", "tune": {"part": "full"}}, "tune: expected head"),
         ({"privacy": of(noise="own", hospitals=9), "method": "fedavg"}, "for unit: hospital only"),

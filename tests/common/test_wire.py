@@ -40,7 +40,7 @@ JOBS: dict[str, tuple[Job, wire.Shapes]] = {
     "deep": (job(method="fedavg", tune="last-blocks"), SHAPES),
     "deep-scaffold": (job(method="scaffold", tune="last-blocks"), SHAPES),
 }
-DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21, "P": 3, "L": 7, "G": 2}
+DIMS = {**dimensions(JOBS["analytic"][0], heads=2), "D": 5, "S": 6, "T": 21, "P": 3, "L": 7, "G": 2, "I": 4}
 """Of the schemas below; D is small to be quick."""
 
 
@@ -113,7 +113,7 @@ def test_every_departure_of_every_array_is_found(_: str, schema: Schema) -> None
     good = valid(schema)
     for name, array in good.arrays.items():
         bad: list[Any] = [
-            array.astype(np.int64 if array.dtype == np.uint64 else np.uint64),
+            array.astype(np.int64 if array.dtype == np.uint64 else np.uint64),  # and uint8 is neither
             array.astype(bool),
             array.astype(object),
             array[None],
@@ -259,8 +259,11 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "statistics": {"gram", "class-sums"},
         "fit": {"weight", "bias"} | counts,
         "evaluate": counts,
+        "distances": {"distances"},
         "own": {"weight", "bias"},
         "personalise": counts,
+        "duplicates": {"exact", "near"},
+        "collisions": set(),
         "groups": {"confusion"},
         "keys": {"encryption-key", "mask-key", "commitment", "signature"},
         "shares": {"ciphertexts", "digests"},
@@ -274,8 +277,11 @@ def test_the_whole_list_of_what_may_leave_a_hospital() -> None:
         "statistics": identity | {"examples"},
         "fit": identity | {"round", "examples", "loss-sum"},
         "evaluate": identity | {"part", "round"},
+        "distances": identity,
         "own": identity | {"examples"},
         "personalise": identity | {"part", "round"},
+        "duplicates": identity,
+        "collisions": identity,
         "groups": identity | {"round"},
         "keys": identity | {"session", "hospital"},
         "shares": identity | {"session"},
@@ -353,6 +359,7 @@ ASKS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "deep": ({"method": "fedavg", "tune": "full"}, {"fit", "initial"}),
     "cross-site": ({"evaluation": {"cross_site": True}}, {"statistics", "own"}),
     "personalised": ({"personalisation": {}}, {"statistics", "personalise"}),
+    "duplicates": ({"duplicates": "check"}, {"statistics", "duplicates", "collisions"}),
     "groups": ({"evaluation": {"groups": ["sex"]}}, {"statistics", "groups"}),
 }
 
@@ -361,7 +368,7 @@ ASKS: dict[str, tuple[dict[str, Any], set[str]]] = {
 def test_which_kinds_a_job_asks_for_by_hand(name: str) -> None:
     changes, kinds = ASKS[name]
     asked = {kind for kind, asks in ASKED_BY.items() if asks(job(**changes))}
-    assert asked == {"describe", "evaluate"} | kinds
+    assert asked == {"describe", "evaluate", "distances"} | kinds
     assert set(ASKED_BY) == set(REQUESTS) == set(REPLIES)
 
 
@@ -391,7 +398,9 @@ def test_tuned_arrays_are_float32_of_the_shapes_of_the_network() -> None:
 def test_the_dimensions_by_hand() -> None:
     """mobilenet_v2: the stage features.3 has 24 channels, the last 1280; T is half of the square with the diagonal."""
     small = job(features={"stages": ["features.3"], "pool": ["mean"]})
-    assert dimensions(small, heads=7) == {"C": 3, "D": 24, "M": 7, "B": 256, "K": 15, "S": 25, "T": 325, "G": 0}
+    by_hand = {"C": 3, "D": 24, "M": 7, "B": 256, "K": 15, "S": 25, "T": 325, "R": 23, "V": 24, "G": 0, "I": 0}
+    assert dimensions(small, heads=7) == by_hand
+    assert (dimensions(job())["R"], dimensions(job(method="fedavg"))["R"]) == (64, 0)
     assert dimensions(job(method="fedavg"))["D"] == 1280
     assert dimensions(job())["M"] == 1
     projected = dimensions(job(method={"name": "analytic", "projection": 4, "stage_subsets": False}))

@@ -13,12 +13,13 @@ from common.flower_records import MESSAGE_TYPES, from_records, to_records
 from common.groups import group_names
 from common.head import Head
 from common.job import Job, job_from_json
-from common.messages import Description, Space, pack_counts, unpack_heads, unpack_standardisation
-from common.metrics import count
+from common.messages import Description, Space, pack_counts, unpack_heads, unpack_named, unpack_standardisation
+from common.metrics import SCORE_BINS, count
 from common.model import TUNED, Model, digest_of_arrays
 from common.projection import projection_of
 from common.ridge import Ridge
 from common.sums import Sums
+from common.unlike import UNLIKE, Spread, distance_bins
 from common.wire import CORRECTION, PARTS, PERSONALISED, STATISTICS_DTYPE, Packed
 from server.exchange import Exchange
 from simulation.grid import InProcessGrid
@@ -123,6 +124,16 @@ class Scripted:
     def _evaluate(self, job: Job, request: Packed) -> Packed:
         heads = unpack_heads(request.arrays)
         return Packed(pack_counts(self._counts(job, request, str(request.fields["part"]), heads)))
+
+    def _distances(self, job: Job, request: Packed) -> Packed:
+        spread = Spread.from_arrays(unpack_named(UNLIKE, request.arrays))
+        found = np.zeros((job.num_classes, SCORE_BINS), np.int32)
+        if self.examples is None:
+            found[:, SCORE_BINS // 2] = self.images[PARTS.index("validation")]
+        else:
+            features, labels = self.examples["validation"]
+            np.add.at(found, (labels, distance_bins(spread.squared_distances(features))), 1)
+        return Packed({"distances": found})
 
     def _own(self, job: Job, request: Packed) -> Packed:
         examples = int(self.images_of(job)[0].sum()) * job.examples_per_image

@@ -57,6 +57,10 @@ def named(scripted, parts):
     return {f"h{at}": scripted(examples=one) for at, one in enumerate(parts)}
 
 
+FINALLY = ["distances", "evaluate"]
+"""What is asked in the end where the closed-form head, which has its temperature, is the best: the last is the test."""
+
+
 def standardisation_of(pooled):
     wide = pooled["train"][0].astype(np.float64)
     return Standardisation.from_sums(len(wide), wide.sum(axis=0), (wide**2).sum(axis=0))
@@ -87,9 +91,9 @@ def test_any_split_gives_the_pooled_head_in_one_round_of_training(how, small_job
     assert outcome.model.tuned == {}
     assert outcome.choice == {**whole.choice, **{key: pytest.approx(whole.choice[key], rel=1e-5) for key in ECE}}
     assert differ(outcome.model.head, whole.model.head) < 1e-5
-    # Sums once; then the candidates, the temperatures, and the test: counts only.
+    # Sums once; then the candidates, the temperatures, the distances, and the test: counts only.
     for hospital in hospitals.values():
-        assert hospital.asked == ["describe", "statistics", "evaluate", "evaluate", "evaluate"]
+        assert hospital.asked == ["describe", "statistics", "evaluate", "evaluate", "distances", "evaluate"]
     assert [(one.number, one.lost, one.train_loss, one.update_norms) for one in rounds] == [(1, False, None, {})]
     assert rounds[0].answered == sorted(hospitals)
     assert (outcome.rounds, outcome.best_round) == (1, 1)
@@ -400,7 +404,8 @@ def test_a_warm_start_is_round_0_and_n_rounds_follow(small_job, scripted, exchan
     outcome = run_job(job, exchange_with(hospitals), hooks)
     assert [one.number for one in rounds] == [state.last.number for state in states] == [0, 1, 2, 3, 4]
     assert outcome.rounds == 4
-    kinds = ["describe", "statistics", "evaluate", "evaluate", "fit", "fit", "fit", "fit", "evaluate", "evaluate"]
+    kinds = ["describe", "statistics", "evaluate", "evaluate", *["fit"] * 4, "evaluate"]
+    kinds += FINALLY if outcome.best_round == 0 else ["evaluate", *FINALLY]
     assert all(hospital.asked == kinds for hospital in hospitals.values())
     expected = divided(Ridge(pooled_sums(pooled)).logits(outcome.choice["ridge"]), outcome.choice["temperature"])
     assert differ(states[0].model.head, expected) < 1e-5
@@ -424,7 +429,8 @@ def test_rounds_that_are_better_than_the_warm_start_take_its_place(small_job, sc
     first, second = (one.validation for one in rounds)
     assert second.auroc > first.auroc
     assert outcome.best_round == 1
-    assert differ(outcome.model.head, standardisation_of(pooled).fold(right)) < 1e-6
+    calibrated = divided(right, outcome.bedside.calibration.temperature)
+    assert differ(outcome.model.head, standardisation_of(pooled).fold(calibrated)) < 1e-6
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedadam", "scaffold", "fednova"])
@@ -489,7 +495,7 @@ def test_a_closed_form_run_that_was_cut_off_goes_on_with_its_head(small_job, scr
     assert (state.judged, state.best_round, state.last.number, state.choice) == (True, 1, 1, whole.choice)
     hospital, rounds = scripted(examples=pooled), []
     resumed = run_job(job, exchange_with({"a": hospital}), Hooks(judged=[rounds.append]), state)
-    assert hospital.asked == ["describe", "evaluate"]
+    assert hospital.asked == ["describe", "distances", "evaluate"]
     assert rounds == []
     assert resumed.model.head.weight.tobytes() == whole.model.head.weight.tobytes()
     assert (resumed.choice, resumed.rounds, resumed.best_round) == (whole.choice, 1, 1)
@@ -521,7 +527,7 @@ def test_the_heads_of_a_deep_job_are_counted_on_the_pretrained_backbone(small_jo
     job = small_job(classes=THREE, method={**WARM, "rounds": 2}, tune="last-blocks")
     hospital, rounds = scripted(examples=pooled, tuned=tuned, step=0.5), []
     outcome = run_job(job, exchange_with({"a": hospital}), Hooks(judged=[rounds.append]))
-    kinds = ["describe", "initial", "statistics", "evaluate", "evaluate", "fit", "fit", "evaluate", "evaluate"]
+    kinds = ["describe", "initial", "statistics", "evaluate", "evaluate", "fit", "fit", "evaluate", *FINALLY]
     assert hospital.asked == kinds
     sent = [request.arrays["tuned.features.18.0.weight"] for request in hospital.requests[3:8]]
     for array, moved in zip(sent, [0, 0, 0, 0.5, 1.0], strict=True):

@@ -55,7 +55,9 @@ def approved_later(rest: list[int], code: str = "job-not-approved"):
 def test_in_a_run_where_nobody_comes_or_goes_each_hospital_describes_itself_once(run, scripted):
     hospitals = {"alpha": scripted(), "beta": scripted(step=0.3)}
     outcome, lines, _, _ = run(hospitals)
-    assert [one.asked for one in hospitals.values()] == [["describe", *["fit"] * 4, "evaluate", "evaluate"]] * 2
+    assert [one.asked for one in hospitals.values()] == [
+        ["describe", *["fit"] * 4, "evaluate", "evaluate", "distances", "evaluate"]
+    ] * 2
     assert outcome.failures == ()
     assert all(line.answered == ["alpha", "beta"] and not line.outside for line in lines)
 
@@ -74,7 +76,7 @@ def test_a_newcomer_takes_part_from_the_round_after_it_described_itself(run, scr
     assert [state.model.head.bias.tolist() for state in states] == [[0.5] * 2, [1.0] * 2, [1.75] * 2, [2.5] * 2]
     assert [member.name for member in outcome.members.members] == ["alpha", "beta"]
     assert set(outcome.test) == {"alpha", "beta"}
-    assert hospitals["beta"].asked == ["describe", "fit", "fit", "evaluate", "evaluate"]
+    assert hospitals["beta"].asked == ["describe", "fit", "fit", "evaluate", "evaluate", "distances", "evaluate"]
 
 
 def test_the_standardisation_stays_that_of_the_start(run, scripted, examples):
@@ -110,7 +112,7 @@ def test_a_member_that_is_gone_is_missed_and_back_again_without_a_new_descriptio
     hospitals = {"alpha": scripted(), "beta": scripted()}
     outcome, lines, _, _ = run(hospitals, before)
     assert [line.dropped for line in lines] == [{}, {"beta": NOT_CONNECTED}, {"beta": NOT_CONNECTED}, {}]
-    assert hospitals["beta"].asked == ["describe", "fit", "fit", "evaluate", "evaluate"]
+    assert hospitals["beta"].asked == ["describe", "fit", "fit", "evaluate", "evaluate", "distances", "evaluate"]
     assert [(one.hospital, one.phase, one.round) for one in outcome.failures] == [
         ("beta", "fit", 2),
         ("beta", "fit", 3),
@@ -294,6 +296,7 @@ def test_the_round_of_sums_has_a_grace_period_too(small_job, deployed, scripted,
     assert set(outcome.test) == {"a", "b"}
     assert {(one.hospital, one.phase) for one in outcome.failures} == {
         ("c", "statistics"),
+        ("c", "distances"),
         ("c", "validation"),
         ("c", "test"),
     }

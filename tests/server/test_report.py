@@ -166,6 +166,13 @@ def test_the_tables_say_what_the_files_say(run_dir):
         assert told in page
 
 
+def test_images_that_two_hospitals_have_are_shown_if_they_were_counted(run_dir):
+    rows = [{"hospitals": ["a", "b"], "exact": 3, "near": [1, 2]}]
+    page = page_of(run_dir({"a": scored(3, 3), "b": scored(3, 3)}, duplicates=rows))
+    assert table_of(page, "duplicates")[1:] == [[["a", "and", "b"], ["3"], ["1"], ["2"]]]
+    assert "Images that two hospitals have" not in page_of(run_dir({"a": scored(3, 3)}, name="plain"))
+
+
 def test_the_job_at_the_end_is_the_job(run_dir):
     folder = run_dir({"a": scored(20, 15)})
     written = yaml.safe_load(html.unescape(re.search(r"<pre>(.*?)</pre>", page_of(folder), re.DOTALL).group(1)))

@@ -37,7 +37,7 @@ def test_every_round_is_judged_and_every_byte_counted(server_job, scripted, exch
     assert [state.last.number for state in states] == [1, 2, 3]
     assert [member.name for member in told[0].members] == ["alpha", "beta"]
     assert outcome.bytes_up > sum(one.bytes_up for one in rounds) > 3 * 2 * outcome.model.nbytes
-    assert set(outcome.seconds) == {"describe", "fit", "evaluate", "total"}
+    assert set(outcome.seconds) == {"describe", "fit", "evaluate", "calibrate", "total"}
 
 
 def test_validation_metrics_are_those_of_the_counts(server_job, scripted, exchange_with):

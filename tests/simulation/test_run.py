@@ -47,6 +47,8 @@ def test_the_run_directory_is_complete(run):
         "rounds.jsonl",
         "model.safetensors",
         "report.html",
+        "MODEL_CARD.md",
+        "model_card.html",
         "checkpoints",
         "run.lock",
     }

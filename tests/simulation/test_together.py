@@ -39,7 +39,7 @@ def prepared(job, number):
     space = Space(job.job_id, "a" * 64, "b" * 64, digest_of_arrays({}))
     sums = train.sum(axis=0), (train**2).sum(axis=0)
     told = Description(space, images, images.sum(axis=1), *sums, len(train), 0, 0, 0, len(train))
-    return Prepared(job, space.fingerprint, Records((), {}, 0), parts, told, {}, None, None)
+    return Prepared(job, space.fingerprint, Records((), {}, 0), parts, told, {}, None, None, ())
 
 
 @pytest.fixture

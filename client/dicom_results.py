@@ -1,0 +1,222 @@
+"""A diagnosis as DICOM objects of the patient's study: a Secondary Capture of the heat map, and a Structured Report.
+
+The report is a Comprehensive SR of template TID 1500 (Measurement Report): for the image it measures the probability
+of each class, the confidence and the distance from the training images, says what the model says, names the
+algorithm, and why a radiologist is asked. Both say that they are not for clinical use.
+
+Source: DICOM PS3.3 A.8.4 (Multi-frame and single Secondary Capture), A.35.3 (Comprehensive SR); PS3.16 TID 1500, 1501, 4019.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from highdicom.sc import SCImage
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    ComprehensiveSR,
+    DeviceObserverIdentifyingAttributes,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    TextContentItem,
+    TrackingIdentifier,
+)
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
+
+from client.diagnosis_record import REFER, Diagnosis
+from common.errors import DataError
+from common.operating_point import OperatingPoint
+
+NOT_FOR_CLINICAL_USE = "Not for clinical use: output of a research model, not of a medical device."
+_SCHEME, _MAKER = "99CONSILIUM", "Consilium (research software)"
+_TYPE_2 = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AccessionNumber"),
+    *("StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+_TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Which model it was. digest: sha256 of its file. lacking: what the model file has not, in sentences."""
+
+    name: str
+    version: str
+    digest: str
+    point: OperatingPoint | None
+    lacking: tuple[str, ...]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is a DICOM file, by its content (PS3.10, section 7.1: `DICM` at byte 128)."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def secondary_capture(found: Diagnosis, picture: Image.Image, algorithm: Algorithm) -> Dataset:
+    """The picture (mode RGB, of the image's own size) as a Secondary Capture in the study of the image.
+
+    Raises:
+        DataError: the image's file lacks what a reference to it needs.
+    """
+    source = _source(found.image)
+    shown = found.heatmap.shown if found.heatmap else ""
+    capture = SCImage.from_ref_dataset(
+        ref_dataset=source,
+        pixel_array=np.asarray(picture.convert("RGB"), np.uint8),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=_orientation(source),
+        series_instance_uid=generate_uid(),
+        series_number=9001,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer=_MAKER,
+        series_description=f"What speaks for {shown}; not for clinical use"[:64],
+    )
+    capture.DerivationDescription = (
+        f"{NOT_FOR_CLINICAL_USE} {found.heatmap.kind if found.heatmap else ''} of {algorithm.name}"
+    )
+    capture.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+    capture.BurnedInAnnotation = "NO"
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    capture.SourceImageSequence = [reference]
+    return capture
+
+
+def structured_report(found: Diagnosis, algorithm: Algorithm) -> Dataset:
+    """The diagnosis as a Comprehensive SR in the study of the image.
+
+    Raises:
+        DataError: the image's file lacks what a reference to it needs.
+    """
+    source = _source(found.image)
+    device = DeviceObserverIdentifyingAttributes(
+        uid=generate_uid(entropy_srcs=[algorithm.digest]),
+        name="Consilium",
+        manufacturer_name=_MAKER,
+        model_name=algorithm.name,
+        serial_number=algorithm.digest[:64],
+    )
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(uid=generate_uid(), identifier="The whole image"),
+        finding_type=_code("finding", "Finding of a model"),
+        algorithm_id=AlgorithmIdentification(
+            name=algorithm.name, version=algorithm.version, parameters=list(_parameters(algorithm))
+        ),
+        measurements=list(_measurements(found)),
+        qualitative_evaluations=list(_evaluations(found)),
+        source_images=[SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)],
+    )
+    comments = [
+        NOT_FOR_CLINICAL_USE,
+        *(f"Referred to a radiologist: {reason}" for reason in found.reasons),
+        *(f"Image quality: {finding.words}" for finding in found.findings),
+        *(f"The model has {sentence}" for sentence in algorithm.lacking),
+    ]
+    for text in comments:
+        # TID 1501 is extensible; highdicom has no argument for comments.
+        group[0].ContentSequence.append(
+            TextContentItem(codes.DCM.Comment, text, relationship_type=RelationshipTypeValues.CONTAINS)
+        )
+    report = MeasurementReport(
+        observation_context=ObservationContext(
+            observer_device_context=ObserverContext(
+                observer_type=codes.DCM.Device, observer_identifying_attributes=device
+            )
+        ),
+        procedure_reported=_code("image-review", "Review of one image by a model"),
+        imaging_measurements=[group],
+    )
+    return ComprehensiveSR(
+        evidence=[source],
+        content=report[0],
+        series_instance_uid=generate_uid(),
+        series_number=9002,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer=_MAKER,
+        is_complete=True,
+        is_verified=False,
+        series_description="Research model; not for clinical use",
+    )
+
+
+def _measurements(found: Diagnosis) -> Iterator[Measurement]:
+    for number, (name, value) in enumerate(found.probabilities.items()):
+        yield Measurement(
+            _code(f"probability-{number}"[:16], f"Probability of {name}"[:64]), round(value, 6), codes.UCUM.NoUnits
+        )
+    if found.confidence is not None:
+        yield Measurement(_code("confidence", "Confidence"), round(found.confidence, 6), codes.UCUM.NoUnits)
+    if found.distance is not None:
+        yield Measurement(
+            _code("distance", "Distance from the training images"), round(found.distance, 4), codes.UCUM.NoUnits
+        )
+
+
+def _evaluations(found: Diagnosis) -> Iterator[QualitativeEvaluation]:
+    said = "Refer to a radiologist" if found.label == REFER else found.label
+    yield QualitativeEvaluation(_code("statement", "Statement of the model"), _code("said", said))
+    if found.leaning is not None:
+        yield QualitativeEvaluation(_code("leaning", "Most likely class"), _code("class", found.leaning))
+    yield QualitativeEvaluation(_code("use", "Intended use"), _code("not-clinical", "Not for clinical use"))
+
+
+def _parameters(algorithm: Algorithm) -> Iterator[str]:
+    yield NOT_FOR_CLINICAL_USE
+    yield f"Model file sha256 {algorithm.digest}"
+    if algorithm.point is not None:
+        yield (
+            f"Operating point: {algorithm.point.name} from probability {algorithm.point.threshold:.4f}, promised sensitivity "
+            f"{algorithm.point.sensitivity:.3f}, specificity {algorithm.point.specificity:.3f}"
+        )
+
+
+def _code(value: str, meaning: str) -> CodedConcept:
+    return CodedConcept(value=value, scheme_designator=_SCHEME, meaning=meaning[:64])
+
+
+def _source(path: Path) -> Dataset:
+    """The image's header, with empty values for what DICOM wants to be there even if it is not known (type 2)."""
+    try:
+        source = deepcopy(pydicom.dcmread(path, stop_before_pixels=True))
+    except Exception as error:  # pydicom raises nearly any type on damaged content
+        raise DataError(f"{path}: cannot be read as a DICOM file: {error}") from error
+    lacking = [name for name in _TYPE_1 if not source.get(name)]
+    if lacking:
+        raise DataError(
+            f"{path}: expected a DICOM file with {', '.join(lacking)}, found none; no result can refer to it"
+        )
+    for name in _TYPE_2:
+        if name not in source:
+            setattr(source, name, None)
+    if not source.StudyDate:
+        source.StudyDate = datetime.now(UTC).strftime("%Y%m%d")
+    if not source.StudyTime:
+        source.StudyTime = "000000"
+    return source
+
+
+def _orientation(source: Dataset) -> tuple[str, str]:
+    given = source.get("PatientOrientation")
+    return (str(given[0]), str(given[1])) if given and len(given) == 2 and all(given) else ("L", "F")
