@@ -13,7 +13,7 @@ is not part of what a coordinator ships to real hospitals (`deploy/bundle.py`), 
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,14 @@ log = logging.getLogger(__name__)
 app = ClientApp()
 Answer = Callable[[str, Packed], Packed]
 
-_hospitals: dict[tuple[tuple[str, str], ...], "Hospital"] = {}
+Settings = tuple[tuple[str, str], ...]
+hospitals: dict[Settings, "Hospital"] = {}
 """Hospitals in this process, by their settings: the features stay in memory from message to message."""
+
+
+def settings_of(node: Mapping[str, str | int | float | bool]) -> Settings:
+    """A node config as the key of `hospitals`."""
+    return tuple(sorted((key, str(value)) for key, value in node.items()))
 
 
 def _handler(kind: str) -> Callable[[Message, Context], Message]:
@@ -83,10 +89,10 @@ def _hospital(node: dict[str, str], context: Context) -> Answer:
         from client.simulated import node_settings
 
         node = node_settings(node, {key: str(value) for key, value in context.run_config.items()})
-    settings = tuple(sorted(node.items()))
-    if settings not in _hospitals:
-        _hospitals[settings] = _open(node)
-    hospital = _hospitals[settings]
+    settings = settings_of(node)
+    if settings not in hospitals:
+        hospitals[settings] = _open(node)
+    hospital = hospitals[settings]
     if "announce" not in node:
         return hospital.answer
 

@@ -24,7 +24,7 @@ from client.local_state import LocalState
 from client.noised_training import centre_told, noised_fit, require_training
 from client.participation import Participation
 from client.policy import require_allowed, require_budget, require_payload, require_small_reply
-from client.preparation import prepare, shapes_tuned
+from client.preparation import Prepared, prepare, shapes_tuned
 from client.releases import Releases
 from client.secure_sessions import SecureSessions
 from client.slices import reading_of
@@ -65,6 +65,9 @@ _CODES: Mapping[type[BaseException], RefusalCode] = {
 }
 
 
+Preparing = Callable[[Job, HospitalFile], Prepared]
+
+
 class Books(Protocol):
     """What is written down of every answer. `client.agent.KeptLedger` is the real one; simulated hospitals keep none."""
 
@@ -86,8 +89,9 @@ class Hospital:
     `answer` is the only door: a request goes in, a checked reply comes out, and no exception ever. One call at a time.
     """
 
-    def __init__(self, file: HospitalFile, books: Books | None = None) -> None:
-        self._file, self._books = file, books
+    def __init__(self, file: HospitalFile, books: Books | None = None, preparing: Preparing | None = None) -> None:
+        """preparing: makes a job ready, by default `client.preparation.prepare`; another only where there are no images."""
+        self._file, self._books, self._preparing = file, books, preparing
         self._sessions = SecureSessions(file)
         self._approvals = Approvals(file.state_folder)
         self._part: Participation | None = None
@@ -152,6 +156,10 @@ class Hospital:
         if self._part is None or self._part.prepared.job != job:
             self._part = self._begin(job)
 
+    def part_in(self, text: str) -> Participation | None:
+        """Its part in the job of this text, if it is at work at that one; nothing of it may leave but through `answer`."""
+        return self._part if self._part is not None and self._part.text == text else None
+
     def _begin(self, job: Job) -> Participation:
         if job.noised_locally:
             require_training(job)
@@ -159,7 +167,7 @@ class Hospital:
             LocalState(self._file.cache_folder, self.name, job),
             Releases(self._file.state_folder, job.job_id),
         )
-        return Participation(prepare(job, self._file), state, self.name, releases)
+        return Participation((self._preparing or prepare)(job, self._file), state, self.name, releases)
 
     def _epsilon(self, kind: str, job: Job, request: Packed) -> float:
         """What the answer spends of the hospital's budget; refuses a job that the budget does not allow any more."""
@@ -354,7 +362,7 @@ def _evaluated(request: Packed) -> str:
 
 
 def _identity(part: Participation) -> dict[str, str]:
-    return {"job-id": part.prepared.job.job_id, "fingerprint": part.prepared.fingerprint}
+    return dict(part.identity)
 
 
 def _code_of(error: Exception) -> RefusalCode:

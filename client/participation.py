@@ -17,7 +17,8 @@ from client.own_models import count_head, own_head, personal_head
 from client.preparation import Prepared
 from client.releases import Releases
 from client.statistics import projected, sums_of
-from client.training import Examples, seed_of, train_head
+from client.training import Examples, Trained, seed_of, train_head
+from client.training_together import Exercise
 from common.dp.gradient_descent import products_of
 from common.dp.per_patient import Patients, Products
 from common.groups import LEAST_PATIENTS
@@ -41,17 +42,26 @@ class Fitted:
 
 
 class Participation:
-    """The state of one job at one hospital from round to round."""
+    """The state of one job at one hospital from round to round.
+
+    text: the job as requests carry it. identity: what every reply repeats.
+    """
 
     def __init__(self, prepared: Prepared, state: LocalState, hospital: str, releases: Releases | None = None) -> None:
         """releases: what was told with noise; only a job whose hospitals add noise of their own needs it."""
         self.prepared = prepared
         self.releases = releases or Releases(state.folder, prepared.job.job_id)
         self._job, self._state, self._hospital = prepared.job, state, hospital
+        self.text = prepared.job.canonical_json()
+        self.identity: Mapping[str, str] = {
+            "job-id": prepared.description.space.job_id,
+            "fingerprint": prepared.fingerprint,
+        }
         self._standardised: tuple[bytes, Mapping[str, Examples]] | None = None
         self._own: tuple[bytes, Head] | None = None
         self._personal: tuple[str, Head] | None = None
         self._products: tuple[bytes, Products] | None = None
+        self._ahead: tuple[bytes, Trained] | None = None
 
     def sums(self, standardisation: Standardisation) -> Sums:
         """Of the training examples."""
@@ -61,11 +71,11 @@ class Participation:
         self, start: Model, standardisation: Standardisation, number: int, correction: Mapping[str, Float32]
     ) -> Fitted:
         """Round `number` of local training from the model that was sent; correction: added to its gradients (scaffold)."""
-        job, method, deep = self._job, self._job.method, self.prepared.deep
+        job, deep = self._job, self.prepared.deep
         seed = seed_of(job.seed, number, self._hospital)
         examples = self.prepared.parts["train"]
         if deep is None:
-            trained = train_head(start.head, self._parts(standardisation)["train"], method.local, seed, correction)
+            trained = self._trained(self._exercise(start.head, standardisation, number, correction))
             model, loss_sum, steps, size = Model(trained.head), trained.loss_sum, trained.steps, len(examples)
         else:
             before = self._batch_norm(number - 1)
@@ -75,6 +85,28 @@ class Participation:
             if job.tune.local_batch_norm:
                 self._state.save(BATCH_NORM_STATE, number, tuned.batch_norm)
         return Fitted(model, loss_sum, size, steps)
+
+    def exercise(self, start: Model, standardisation: Standardisation, number: int) -> Exercise | None:
+        """What `fit` will train where the head is all that it trains, without corrections; else None."""
+        if self.prepared.deep is not None or self._job.noised_locally:
+            return None
+        return self._exercise(start.head, standardisation, number, {})
+
+    def trained_ahead(self, exercise: Exercise, trained: Trained) -> None:
+        """Keep what an exercise gave until `fit` is asked for the same one: it need not train it again."""
+        self._ahead = (_exercise_key(exercise), trained)
+
+    def _exercise(
+        self, start: Head, standardisation: Standardisation, number: int, correction: Mapping[str, Float32]
+    ) -> Exercise:
+        seed = seed_of(self._job.seed, number, self._hospital)
+        return Exercise(start, self._parts(standardisation)["train"], self._job.method.local, seed, correction)
+
+    def _trained(self, one: Exercise) -> Trained:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and not one.correction and ahead[0] == _exercise_key(one):
+            return ahead[1]
+        return train_head(one.start, one.examples, one.local, one.seed, one.correction)
 
     def count(
         self, heads: list[Head], tuned: Mapping[str, Float32], standardisation: Standardisation, part: str, number: int
@@ -192,6 +224,16 @@ class Participation:
         # On a full disk the round goes on: nothing of it needs the file.
         with contextlib.suppress(OSError):
             self._state.save(FEDERATION_STATE, 0, arrays)
+
+
+def _exercise_key(one: Exercise) -> bytes:
+    """One hospital trains in one job on the examples it has: all else that an exercise depends on."""
+    return (
+        one.start.weight.tobytes()
+        + one.start.bias.tobytes()
+        + one.seed.to_bytes(8, "big")
+        + one.examples.features[:1].tobytes()
+    )
 
 
 def _key(standardisation: Standardisation) -> bytes:

@@ -4,7 +4,7 @@ Letters: C classes, D features, M heads.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -57,6 +57,10 @@ class Description:
     unreadable: int
     decoded: int
     cached: int
+
+    def without_sums(self) -> "Description":
+        """Without the sums of features (D = 0), where these are not wanted any more."""
+        return replace(self, sums=self.sums[:0].copy(), squares=self.squares[:0].copy())
 
     def pack(self) -> Packed:
         """As a message."""

@@ -4,12 +4,14 @@
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+from common.exact_sum import ExactSum
 from common.head import Float32, Head
 from common.messages import Description, unpack_counts, unpack_model
 from common.metrics import ClassificationCounts, Int64
@@ -17,9 +19,12 @@ from common.model import Model
 from common.packed import AnyArray, Packed
 from common.sums import Sums
 from common.unlike import Spread, pack_spread
-from common.wire import CORRECTION
+from common.wire import CORRECTION, MAX_HEADS
+from server.centre import Centre
+from server.kept_counts import KeptCounts
 from server.questions import Questions, pooled
 from server.strategies import Update
+from server.weighted_mean import WeightedMean
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +45,14 @@ class Told:
 class Fitted:
     """What a round of local training gave. updates: of each hospital, or one for all together; empty without a quorum.
 
+    mean: instead, where the mean was all that was wanted: no hospital's update was kept.
     counts: of the model that was sent, on the validation patients of those who answered. train_loss: mean over examples, None if
     nobody tells. norms: how far each hospital moved the model, where that is seen.
     """
 
     told: Told
     updates: Sequence[Update] = ()
+    mean: WeightedMean | None = None
     counts: ClassificationCounts | None = None
     train_loss: float | None = None
     norms: Mapping[str, float] = field(default_factory=dict)
@@ -53,10 +60,13 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Counted:
-    """Counts of some heads: over all hospitals (None if none answered), and by hospital where that is seen."""
+    """Counts of some heads: over all hospitals (None if none answered).
+
+    hospitals: those of the first head on the test patients, by hospital, where that is seen.
+    """
 
     pooled: Sequence[ClassificationCounts] | None
-    hospitals: Mapping[str, Sequence[ClassificationCounts]]
+    hospitals: Mapping[str, ClassificationCounts]
     dropped: Mapping[str, str]
 
 
@@ -78,6 +88,9 @@ class Aggregation(Protocol):
     def holdings(self) -> Mapping[str, Description]:
         """What hospitals have, by hospital or together."""
 
+    def centre(self) -> Centre:
+        """The sums of the training features of all hospitals of the start."""
+
     def sums(self) -> tuple[Sums | None, Told]:
         """The sums for the closed-form head, None if nobody sent usable ones."""
 
@@ -87,10 +100,12 @@ class Aggregation(Protocol):
         number: int,
         corrections: Mapping[str, NamedArrays],
         nodes: Mapping[int, str] | None = None,
+        mean_only: bool = False,
     ) -> Fitted:
         """One round of local training from a model; corrections: by hospital, added to its gradients (scaffold).
 
-        nodes: who is asked, where it is not everyone; only where single answers are seen.
+        nodes: who is asked, where it is not everyone; only where single answers are seen. mean_only: the mean of the updates,
+        weighted by examples, is all that the method wants; where single answers are seen, each is then used as it comes.
         """
 
     def count_heads(self, heads: Sequence[Head], part: str, number: int, tuned: Mapping[str, Float32]) -> Counted:
@@ -116,15 +131,22 @@ class SingleAnswers:
         """As `Aggregation`; by hospital."""
         return self.questions.members.descriptions()
 
+    def centre(self) -> Centre:
+        """As `Aggregation`."""
+        return self.questions.membership.centre()
+
     def sums(self) -> tuple[Sums | None, Told]:
-        """As `Aggregation`. Added one at a time: of wide features each takes hundreds of megabytes."""
-        answers = self.questions.ask("statistics", number=1)
-        total: Sums | None = None
-        for reply in answers.good.values():
-            one = Sums.from_triangle(reply.arrays["gram"], reply.arrays["class-sums"])
-            total = one if total is None else total + one
+        """As `Aggregation`. Added as they come: of wide features each takes hundreds of megabytes."""
+        sums: dict[str, ExactSum] = {}
+
+        def add(_hospital: str, reply: Packed) -> None:
+            for name in ("gram", "class-sums"):
+                sums.setdefault(name, ExactSum(reply.arrays[name].shape)).add(reply.arrays[name])
+
+        answers = self.questions.ask("statistics", number=1, use=add)
+        total = Sums.from_triangle(sums["gram"].total(), sums["class-sums"].total()) if sums else None
         asked = answers.asked
-        return total, Told(list(answers.good), answers.dropped, asked.bytes_down, asked.bytes_up)
+        return total, Told(answers.answered, answers.dropped, asked.bytes_down, asked.bytes_up)
 
     def fit(
         self,
@@ -132,38 +154,68 @@ class SingleAnswers:
         number: int,
         corrections: Mapping[str, NamedArrays],
         nodes: Mapping[int, str] | None = None,
+        mean_only: bool = False,
     ) -> Fitted:
-        """As `Aggregation`; an update for each hospital."""
+        """As `Aggregation`; an update for each hospital, or their mean as they come."""
         own = {
             hospital: {f"{CORRECTION}{name}": array for name, array in arrays.items()}
             for hospital, arrays in corrections.items()
         }
-        answers = self.questions.ask(
-            "fit", model.arrays(), {"round": number}, number, start=model, own=own, nodes=nodes
-        )
-        replies, asked = list(answers.good.values()), answers.asked
         noised = {member.name: member.patients for member in self.questions.members.members}
-        updates = [_update(name, reply, noised[name]) for name, reply in answers.good.items()]
+        updates: list[Update] = []
+        mean, counts, losses = WeightedMean(), _Pooled(), _Losses()
+        norms: dict[str, float] = {}
+
+        def use(hospital: str, reply: Packed) -> None:
+            update = _update(hospital, reply, noised[hospital])
+            norms[hospital] = update.model.distance(model)
+            losses.add(reply)
+            if "losses" in reply.arrays:
+                counts.add(unpack_counts(reply.arrays))
+            if mean_only:
+                mean.add(update.model, update.examples)
+            else:
+                updates.append(update)
+
+        answers = self.questions.ask(
+            "fit", model.arrays(), {"round": number}, number, start=model, own=own, nodes=nodes, use=use
+        )
         return Fitted(
-            told=Told(sorted(answers.good), answers.dropped, asked.bytes_down, asked.bytes_up),
-            updates=updates,
-            counts=pooled([unpack_counts(reply.arrays)[0] for reply in replies if "losses" in reply.arrays]),
-            train_loss=_train_loss(replies),
-            norms={update.hospital: update.model.distance(model) for update in updates},
+            told=Told(answers.answered, answers.dropped, answers.asked.bytes_down, answers.asked.bytes_up),
+            updates=sorted(updates, key=lambda update: update.hospital),
+            mean=mean if mean.updates else None,
+            counts=counts.total[0] if counts.total else None,
+            train_loss=losses.mean(),
+            norms=dict(sorted(norms.items())),
         )
 
     def count_heads(self, heads: Sequence[Head], part: str, number: int, tuned: Mapping[str, Float32]) -> Counted:
-        """As `Aggregation`; by hospital, too."""
-        found, dropped = self.questions.count_heads(list(heads), part, number, tuned)
-        totals = [pooled([counts[index] for counts in found.values()]) for index in range(len(heads))]
-        known = [total for total in totals if total is not None]
-        return Counted(known if len(known) == len(heads) else None, found, dropped)
+        """As `Aggregation`. The heads of the test are counted by hospital, too; of the others the sums are enough."""
+        if not heads or len(heads) > MAX_HEADS:
+            found, dropped = self.questions.count_heads(list(heads), part, number, tuned)
+            totals = [pooled([counts[index] for counts in found.values()]) for index in range(len(heads))]
+            known = [total for total in totals if total is not None]
+            return Counted(known if len(known) == len(heads) else None, {}, dropped)
+        sums, kept = _Pooled(), KeptCounts()
+
+        def use(hospital: str, counts: list[ClassificationCounts]) -> None:
+            sums.add(counts)
+            if part == "test":
+                kept.keep(hospital, counts[0])
+
+        dropped = self.questions.use_counts(list(heads), part, number, tuned, use)
+        return Counted(sums.total or None, kept, dropped)
 
     def distances(self, spread: Spread) -> Int64 | None:
         """As `Aggregation`."""
-        told = self.questions.ask("distances", pack_spread(spread))
-        found = [reply.arrays["distances"].astype(np.int64).sum(axis=0) for reply in told.good.values()]
-        return np.asarray(sum(found), np.int64) if found else None
+        found: list[Int64] = []
+
+        def add(_hospital: str, reply: Packed) -> None:
+            one = np.asarray(reply.arrays["distances"].astype(np.int64).sum(axis=0), np.int64)
+            found[:] = [one + found[0]] if found else [one]
+
+        self.questions.ask("distances", pack_spread(spread), use=add)
+        return found[0] if found else None
 
     def count_groups(self, model: Model, number: int) -> Grouped:
         """As `Aggregation`; by hospital, too."""
@@ -181,8 +233,30 @@ def _update(hospital: str, reply: Packed, patients: int) -> Update:
     return Update(hospital, unpack_model(reply.arrays), examples, steps)
 
 
-def _train_loss(replies: Sequence[Packed]) -> float | None:
-    """Mean loss over the examples of the hospitals that tell theirs; one that suppresses small counts does not."""
-    telling = [reply.fields for reply in replies if "loss-sum" in reply.fields]
-    examples = sum(int(fields["examples"]) for fields in telling)
-    return sum(float(fields["loss-sum"]) for fields in telling) / examples if examples else None
+class _Pooled:
+    """Sums of counts of the same heads, as they come; whole numbers, so that the order changes nothing."""
+
+    def __init__(self) -> None:
+        self.total: list[ClassificationCounts] = []
+
+    def add(self, counts: Sequence[ClassificationCounts]) -> None:
+        """Add the counts of one hospital."""
+        self.total = [old + new for old, new in zip(self.total, counts, strict=True)] if self.total else list(counts)
+
+
+class _Losses:
+    """Losses of the hospitals that tell theirs; one that suppresses small counts does not."""
+
+    def __init__(self) -> None:
+        self._sums: list[float] = []
+        self._examples = 0
+
+    def add(self, reply: Packed) -> None:
+        """Add what one hospital tells."""
+        if "loss-sum" in reply.fields:
+            self._sums.append(float(reply.fields["loss-sum"]))
+            self._examples += int(reply.fields["examples"])
+
+    def mean(self) -> float | None:
+        """Over the examples; None if nobody tells. fsum rounds once, so that the order changes nothing."""
+        return math.fsum(self._sums) / self._examples if self._examples else None

@@ -1,13 +1,9 @@
 """What is settled before the first round: who takes part, how features are standardised, what the backbone starts from."""
 
-from collections.abc import Collection
-
-import numpy as np
-
 from common.errors import ArtifactError, FederationError
-from common.head import Float32, Standardisation
+from common.head import Float32
 from common.job import Job
-from common.messages import Description, unpack_below
+from common.messages import unpack_below
 from common.model import TUNED
 from server.checkpoint import Checkpoint
 from server.exchange import Exchange
@@ -41,18 +37,6 @@ def require_same_job(job: Job, members: Members, resume: Checkpoint | None) -> N
     """
     if resume and (resume.job_id, resume.fingerprint) != (job.job_id, members.fingerprint):
         raise ArtifactError("the checkpoint is of another job or another feature space; resume the job it was made by")
-
-
-def standardisation_of(described: Collection[Description]) -> Standardisation:
-    """Mean and deviation of the training features of the hospitals at the start, from their sums.
-
-    It stays the same for the whole run, whoever comes or goes: heads and updates that are combined must read the same features.
-    """
-    return Standardisation.from_sums(
-        sum(one.examples for one in described),
-        np.sum([one.sums for one in described], axis=0),
-        np.sum([one.squares for one in described], axis=0),
-    )
 
 
 def initial_arrays(questions: Questions) -> dict[str, Float32]:

@@ -6,14 +6,13 @@ where the job has a rule for an operating point.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from common.artifact import Calibration
 from common.candidates import TEMPERATURES, best_temperature, divided
-from common.messages import Description
 from common.metrics import ClassificationCounts, derive
 from common.model import Model
 from common.operating_point import OperatingPoint, Unkept, operating_point
@@ -79,7 +78,7 @@ def unlike_limit(asking: Aggregation, spread: Spread | None) -> tuple[Spread | N
     job = asking.questions.job
     if job.private:
         return None, None, PRIVATE
-    spread = spread or _diagonal(list(asking.holdings().values()))
+    spread = spread or Spread.diagonal(*asking.centre().sums())
     with asking.questions.meter.phase("calibrate"):
         histogram = asking.distances(spread)
     if histogram is None or not histogram.sum():
@@ -90,12 +89,6 @@ def unlike_limit(asking: Aggregation, spread: Spread | None) -> tuple[Spread | N
         why = f"a limit with at most {FALSE_ALARMS:.0%} false alarms takes {needed} validation images, there are {have}"
         return spread, None, why
     return spread, limit, None
-
-
-def _diagonal(described: Sequence[Description]) -> Spread:
-    examples = sum(one.examples for one in described)
-    sums, squares = (np.sum([getattr(one, name) for one in described], axis=0) for name in ("sums", "squares"))
-    return Spread.diagonal(examples, sums, squares)
 
 
 def _counts(

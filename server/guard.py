@@ -18,7 +18,7 @@ from common.metrics import ClassificationCounts, Int64
 from common.model import TUNED, Model, digest_of_arrays
 from common.phases import PHASE_REPLIES
 from common.sums import Sums
-from common.wire import PARTS, REFUSAL, AnyArray, Packed, Shapes, dimensions, problem_with, reply_schema
+from common.wire import PARTS, REFUSAL, AnyArray, Packed, Shapes, bytes_of, dimensions, problem_with, reply_schema
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -69,6 +69,14 @@ def screen(answers: list[Packed], expected: Expected) -> Packed | str:
     if problem is None:
         problem = _CHECKS[expected.kind](first, expected)
     return first if problem is None else problem
+
+
+def bytes_of_reply(expected: Expected) -> int:
+    """Bytes of the arrays of a good reply; 0 where its shapes are not known beforehand."""
+    if expected.kind == "initial":
+        return 0
+    schema = reply_schema(expected.kind, expected.job, expected.tuned)
+    return bytes_of(schema, {**dimensions(expected.job, expected.heads), **expected.sizes})
 
 
 def declined(reason: str) -> bool:

@@ -10,13 +10,16 @@ In simulations nobody comes or goes, and every answer is final (`Exchange.retry_
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from common.errors import FederationError
 from common.job import Job
 from common.messages import Space
 from common.wire import Packed
+from server.centre import Centre
 from server.exchange import Exchange
 from server.failures import Failures
+from server.guard import Expected, bytes_of_reply
 from server.members import (
     OTHER_SPACE,
     Described,
@@ -52,6 +55,8 @@ class Membership:
         self._pending: dict[int, Pending] = {}
         self._doubted: set[int] = set()
         self._space: Space | None = None
+        self._centres: dict[Space, Centre] = {}
+        self._heard: dict[int, Described | str] = {}
 
     def gather(self, needed: int) -> None:
         """Wait until enough hospitals can take part, and for the others that are connected, as the job's quorum says.
@@ -85,6 +90,14 @@ class Membership:
         self._space = self.members.members[0].space
         self._failures.add("describe", 0, self.members.dropped)
 
+    def centre(self) -> Centre:
+        """The sums of the training features of the hospitals that described themselves before the first round.
+
+        It stays the same for the whole run, whoever comes or goes: heads and updates that are combined must read the
+        same features.
+        """
+        return self._centres[self.members.members[0].space]
+
     def refresh(self, number: int) -> None:
         """Before round `number`: take in who can take part by now, and ask those who are new, declined or are doubted.
 
@@ -104,6 +117,18 @@ class Membership:
         """The answers of a member contradict what it said of itself: it is asked again before the next round."""
         self._doubted.add(node)
 
+    def _hear(self, node: int, answers: list[Packed]) -> None:
+        """Read what a node says as soon as it is there. Before the first round the sums of its features go into those of all."""
+        if node not in self._pending or node in self._heard:
+            return  # too late, or said already
+        read = read_description(self._job, answers)
+        if not isinstance(read, str) and read.description is not None:
+            if self._space is None:
+                self._centres.setdefault(read.space, Centre()).add(read.description)
+            if not self._job.method.analytic:  # there they are held against the sums of the one round
+                read = replace(read, description=read.description.without_sums())
+        self._heard[node] = read
+
     def _candidates(self, nodes: Mapping[int, str]) -> Members:
         """The members as things stand: nodes that have gone again are not among them."""
         described = {node: one for node, one in self._described.items() if node in nodes}
@@ -115,10 +140,13 @@ class Membership:
         self._names |= nodes
         known = self.members.by_node() if self._space else self._described
         request = Packed({}, {"job": self._job.canonical_json()})
+        length = bytes_of_reply(Expected("describe", self._job))
         for node in nodes:
             if (node in known and node not in self._doubted) or not self._due(node):
                 continue
-            self._pending[node] = self._exchange.post("describe", request, [node], number, self._job.quorum.deadline_s)
+            self._pending[node] = self._exchange.post(
+                "describe", request, [node], number, self._job.quorum.deadline_s, self._hear, length
+            )
             self._asked_at[node] = time.monotonic()
             self._doubted.discard(node)
 
@@ -133,14 +161,15 @@ class Membership:
 
     def _collect(self, accept: Callable[[int, Described], None]) -> None:
         """Read the descriptions that have come, and give up on those that are overdue."""
+        if self._pending:
+            self._exchange.look(*self._pending.values())
         for node, pending in list(self._pending.items()):
-            self._exchange.look(pending)
             if not pending.done and time.monotonic() < pending.end:
                 continue
             asked = self._exchange.close(pending)
             self._meter.count(asked)
             del self._pending[node]
-            read = read_description(self._job, asked.answers[node]) if node in asked.answers else asked.failures[node]
+            read = self._heard.pop(node) if node in self._heard else asked.failures[node]
             if isinstance(read, str):
                 self._reasons[node] = read
             else:

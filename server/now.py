@@ -6,7 +6,7 @@ For whoever watches: `now.json` of the run directory is written from it, and goe
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -72,7 +72,8 @@ class Question:
 
     def at(self, pending: Pending, end: float) -> None:
         """So far it is. end: when it will be over, on the monotonic clock."""
-        hospitals = {self.names[node]: _state(pending, node) for node in pending.records}
+        asked = set(pending.open.values())
+        hospitals = {self.names[node]: _state(pending, node, asked) for node in pending.records}
         self.watch(
             Now(
                 kind=self.kind,
@@ -87,10 +88,10 @@ class Question:
         )
 
 
-def _state(pending: Pending, node: int) -> HospitalNow:
-    if node in pending.answers:
+def _state(pending: Pending, node: int, asked: Set[int]) -> HospitalNow:
+    if node in pending.answered:
         return HospitalNow("answered" if node in pending.usable else "declined")
-    if node in pending.open.values():
+    if node in asked:
         return HospitalNow("asked")
     if node in pending.failures and node not in pending.unsent:
         return HospitalNow("failed", pending.failures[node])

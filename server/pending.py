@@ -1,6 +1,6 @@
 """A question on its way to some hospitals, and what has come back so far."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +26,10 @@ FLOWER_ERRORS: Mapping[int, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Asked:
-    """What came back, by node: the decoded answers (more than one is possible), or why there is none."""
+    """What came back, by node: the decoded answers (more than one is possible), or why there is none.
+
+    Answers that were handed on as they came are not among them.
+    """
 
     answers: Mapping[int, list[Packed]]
     failures: Mapping[int, str]
@@ -48,24 +51,28 @@ class Reply:
 class Pending:
     """A question. `end`: its deadline, on the monotonic clock. records: Flower's records for each node.
 
-    unsent: nodes it is still to be sent to. open: message id -> node, where an answer may still come. usable: nodes with an
-    answer that can be decoded and is no refusal.
+    unsent: nodes it is still to be sent to, in order. open: message id -> node, where an answer may still come. answered: nodes
+    with an answer that can be decoded; usable: those whose answer is no refusal. use: is handed a node's answers as soon as
+    they are there, which are then not kept. at_once: replies fetched together.
     """
 
     message_type: str
     group: str
     end: float
     records: Mapping[int, Any]
-    unsent: list[int] = field(default_factory=list)
+    use: Callable[[int, list[Packed]], None] | None = None
+    at_once: int = 256
+    unsent: dict[int, None] = field(default_factory=dict)
     open: dict[str, int] = field(default_factory=dict)
     answers: dict[int, list[Packed]] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
+    answered: set[int] = field(default_factory=set)
     usable: set[int] = field(default_factory=set)
     bytes_down: int = 0
     bytes_up: int = 0
 
     def __post_init__(self) -> None:
-        self.unsent = list(self.records)
+        self.unsent = dict.fromkeys(self.records)
 
     @property
     def done(self) -> bool:
@@ -84,16 +91,23 @@ class Pending:
         self.bytes_up += reply.size
         if reply.error_code is not None:
             self.failures[node] = flower_error(reply.error_code)
-            if again and reply.error_code == NODE_UNAVAILABLE and node not in self.unsent:
-                self.unsent.append(node)
+            if again and reply.error_code == NODE_UNAVAILABLE:
+                self.unsent.setdefault(node)
         elif reply.node != node:
             self.failures[node] = "the answer came from another node"
         elif reply.packed is None:
             self.failures[node] = UNREADABLE
         else:
             self.answers.setdefault(node, []).append(reply.packed)
+            self.answered.add(node)
             if REFUSAL not in reply.packed.fields:
                 self.usable.add(node)
+
+    def hand_on(self) -> None:
+        """Give the answers that are there to whoever uses them as they come."""
+        if self.use is not None:
+            while self.answers:
+                self.use(*self.answers.popitem())
 
 
 def flower_error(code: int) -> str:

@@ -11,13 +11,16 @@ from common.model import TUNED, Model
 from common.wire import MAX_HEADS, AnyArray, Packed, Shapes
 from server.exchange import Exchange
 from server.failures import Failures
-from server.guard import Expected, declined, screen
+from server.guard import Expected, bytes_of_reply, declined, screen
 from server.members import Member, Members
 from server.membership import Membership
 from server.meter import Meter
 from server.now import Question, Watch
 from server.pending import Asked
 from server.strategies import answers_needed
+
+Use = Callable[[str, Packed], None]
+"""Takes the name of a hospital and its good reply."""
 
 _OF_THE_IMAGES = ("initial", "distances", "duplicates", "collisions")
 """Questions that are not about standardised features."""
@@ -26,11 +29,15 @@ _PHASES = {"own": "cross-site", "personalise": "personalisation"}
 
 @dataclass(frozen=True)
 class Answers:
-    """Good replies by hospital, why others have none, and what was sent."""
+    """Good replies by hospital, why others have none, and what was sent.
+
+    answered: whose reply was good, sorted; of replies that were used as they came, `good` has none.
+    """
 
     good: Mapping[str, Packed]
     dropped: Mapping[str, str]
     asked: Asked
+    answered: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,14 @@ class Questions:
         nodes: Mapping[int, str] | None = None,
         own: Mapping[str, Mapping[str, AnyArray]] | None = None,
         phase: str | None = None,
+        use: Use | None = None,
     ) -> Answers:
         """Put one question to all members, or to some `nodes`. own: further arrays for each hospital, by its name.
 
         fields: what a good reply repeats. part: the patients whose counts come back. heads: how many are counted. start:
         the model that was sent, from which an update may move by the job's bound. phase: what a hospital that gives no good
-        answer is missing from, by default what the kind of the question says.
+        answer is missing from, by default what the kind of the question says. use: is given each good reply as it comes, in
+        any order, and none is kept.
         """
         members = self.members.by_node()
         fields = fields or {}
@@ -110,7 +119,7 @@ class Questions:
                 sizes=_sizes(kind, member),
             )
 
-        told = self.put(kind, requests, list(nodes or members), number, needed, expected)
+        told = self.put(kind, requests, list(nodes or members), number, needed, expected, use)
         default = part if kind == "evaluate" else _PHASES.get(kind, kind)
         self.failures.add(phase or default, number, told.dropped)
         return told
@@ -123,24 +132,36 @@ class Questions:
         number: int,
         needed: int,
         expected: Callable[[Member], Expected],
+        use: Use | None = None,
     ) -> Answers:
-        """Put requests to some nodes, and hold every answer to what is expected of that member."""
+        """Put requests to some nodes, and hold every answer to what is expected of that member; use: as in `ask`."""
         members, quorum = self.members.by_node(), self.job.quorum
         names = {node: members[node].name for node in nodes}
         at = Question.begun(kind, number, needed, names, self.watch).at
-        asked = self.exchange.ask(kind, requests, nodes, number, quorum.deadline_s, needed, quorum.grace_s, at)
-        self.meter.count(asked)
         good: dict[str, Packed] = {}
-        dropped = {members[node].name: reason for node, reason in asked.failures.items()}
-        for node, answers in asked.answers.items():
+        answered: list[str] = []
+        dropped: dict[str, str] = {}
+        take = use or good.__setitem__
+
+        def hold(node: int, answers: list[Packed]) -> None:
+            name = members[node].name
             checked = screen(answers, expected(members[node]))
             if isinstance(checked, str):
-                dropped[members[node].name] = checked
+                dropped[name] = checked
                 if not declined(checked):
                     self.membership.doubt(node)
             else:
-                good[members[node].name] = checked
-        return Answers(dict(sorted(good.items())), dict(sorted(dropped.items())), asked)
+                answered.append(name)
+                take(name, checked)
+
+        example = next(iter(nodes), None)
+        length = bytes_of_reply(expected(members[example])) if example is not None else 0
+        asked = self.exchange.ask(
+            kind, requests, nodes, number, quorum.deadline_s, needed, quorum.grace_s, at, hold, length
+        )
+        self.meter.count(asked)
+        dropped |= {members[node].name: reason for node, reason in asked.failures.items()}
+        return Answers(dict(sorted(good.items())), dict(sorted(dropped.items())), asked, sorted(answered))
 
     def count_heads(
         self,
@@ -157,16 +178,37 @@ class Questions:
         """
         found: dict[str, list[ClassificationCounts]] = {}
         dropped: dict[str, str] = {}
+
+        def keep(name: str, counts: list[ClassificationCounts]) -> None:
+            found.setdefault(name, []).extend(counts)
+
         for first in range(0, len(heads), MAX_HEADS):
-            some = heads[first : first + MAX_HEADS]
-            arrays = {**pack_heads(some), **{f"{TUNED}{name}": array for name, array in (tuned or {}).items()}}
-            fields: dict[str, str | int] = {"part": part, "round": number}
-            told = self.ask("evaluate", arrays, fields, number, part, len(some), phase=phase)
-            dropped |= told.dropped
-            for name, reply in told.good.items():
-                found.setdefault(name, []).extend(unpack_counts(reply.arrays))
+            dropped |= self.use_counts(heads[first : first + MAX_HEADS], part, number, tuned, keep, phase)
+        found = dict(sorted(found.items()))
         # Whoever left out a part of the heads is left out of all of them: their counts would not be in step.
         return {name: counts for name, counts in found.items() if len(counts) == len(heads)}, dropped
+
+    def use_counts(
+        self,
+        heads: list[Head],
+        part: str,
+        number: int,
+        tuned: Mapping[str, AnyArray] | None,
+        use: Callable[[str, list[ClassificationCounts]], None],
+        phase: str | None = None,
+    ) -> dict[str, str]:
+        """Counts of at most `MAX_HEADS` heads, as `count_heads`, but each hospital's are used as they come.
+
+        Returns the hospitals that gave none.
+        """
+        arrays = {**pack_heads(heads), **{f"{TUNED}{name}": array for name, array in (tuned or {}).items()}}
+        fields: dict[str, str | int] = {"part": part, "round": number}
+
+        def unpack(name: str, reply: Packed) -> None:
+            use(name, unpack_counts(reply.arrays))
+
+        told = self.ask("evaluate", arrays, fields, number, part, len(heads), phase=phase, use=unpack)
+        return dict(told.dropped)
 
 
 def _sizes(kind: str, member: Member) -> dict[str, int]:

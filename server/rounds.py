@@ -17,7 +17,7 @@ from common.secure_sum.roster import Roster
 from common.unlike import Spread, UnlikeLimit
 from server.afterwards import Afterwards, afterwards
 from server.aggregation import Aggregation, Counted, Grouped, SingleAnswers
-from server.beginning import describe, initial_arrays, require_same_job, standardisation_of
+from server.beginning import describe, initial_arrays, require_same_job
 from server.calibration import calibrated, unlike_limit
 from server.checkpoint import Checkpoint
 from server.duplicate_check import SharedImages, check_duplicates
@@ -127,7 +127,7 @@ def run_job(
         with meter.phase("evaluate"):
             membership.refresh(training.done)
             counted = asking.count_heads([best.head], "test", number, best.tuned)
-        test = {name: counts[0] for name, counts in counted.hospitals.items()}
+        test = counted.hospitals
         groups = Grouped()
         if job.evaluation.groups:
             with meter.phase("groups"):
@@ -175,7 +175,7 @@ def _beginning(asking: Aggregation, resume: Checkpoint | None) -> tuple[Standard
     if job.noised_locally:
         found, patients = local_centre(asking.questions.members)
         return resume.standardisation if resume else found, patients
-    return resume.standardisation if resume else standardisation_of(list(asking.holdings().values())), 0.0
+    return resume.standardisation if resume else asking.centre().standardisation(), 0.0
 
 
 def _training(

@@ -28,6 +28,7 @@ from common.sums import Sums
 from common.unlike import Spread, pack_spread
 from common.wire import MAX_HEADS, SUMMED, Packed
 from server.aggregation import Counted, Fitted, Grouped, NamedArrays, Told
+from server.centre import Centre
 from server.guard import Expected, counts_problem, description_problem, sums_problem
 from server.members import Member
 from server.opened_sums import Opened, OpenedSums
@@ -86,6 +87,13 @@ class SecureSums:
         _require(description_problem(described, self.questions.job))
         return {ALL: described}
 
+    def centre(self) -> Centre:
+        """As `Aggregation`; of all hospitals together."""
+        found = Centre()
+        for one in self.holdings().values():
+            found.add(one)
+        return found
+
     def sums(self) -> tuple[Sums | None, Told]:
         """As `Aggregation`."""
         total, told = self._total("statistics", 1)
@@ -101,6 +109,7 @@ class SecureSums:
         number: int,
         corrections: Mapping[str, NamedArrays],  # noqa: ARG002
         nodes: Mapping[int, str] | None = None,  # noqa: ARG002
+        mean_only: bool = False,  # noqa: ARG002
     ) -> Fitted:
         """As `Aggregation`; one update for all hospitals."""
         if self.questions.job.noised_locally:

@@ -1,8 +1,10 @@
 """The arithmetic of each method, by Flower's own strategies, fed only with updates that have passed the guard.
 
-scaffold and fednova, which Flower has not, are in `server.heterogeneity.py`.
-Flower's `Strategy.start` is not used: our round loop (`server/rounds.py`) asks, checks and records; a strategy only combines.
-Updates are combined in the order of the hospitals' names and in float64, so the order of arrival changes nothing.
+scaffold and fednova, which Flower has not, are in `server.heterogeneity.py`. Flower's `Strategy.start` is not used:
+our round loop (`server/rounds.py`) asks, checks and records; a strategy only combines. Methods that want the mean of
+the updates alone (`Aggregator.mean_only`) get it as one update of all hospitals, summed exactly as the updates come
+(`server/weighted_mean.py`). The others get all updates in the order of the hospitals' names and in float64. So the
+order of arrival changes nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,6 +38,7 @@ from common.job import Job, Method
 from common.methods import method_row
 from common.model import Model
 from server.heterogeneity import FedNova, Scaffold
+from server.weighted_mean import WeightedMean
 
 Arrays = Mapping[str, Float64]
 LearningRates = Callable[[int], Callable[[str], float]]
@@ -114,6 +117,7 @@ class Aggregator:
             raise ConfigError(unknown("method", method.name, list(STRATEGIES)))
         self._strategy = STRATEGIES[method.name](method, members or {})
         self._needed = hospitals_needed(method)
+        self.mean_only = not method_row(method.name).single_updates
 
     def combine(self, server_round: int, current: Model, updates: Sequence[Update]) -> Model:
         """The next model from the current one and at least one update.
@@ -123,6 +127,11 @@ class Aggregator:
         """
         if len(updates) < self._needed:
             raise FederationError(f"the method needs the updates of {self._needed} hospitals, got {len(updates)}")
+        if self.mean_only:
+            mean = WeightedMean()
+            for update in updates:
+                mean.add(update.model, update.examples)
+            return self.combine_mean(server_round, current, mean)
         strategy, before = self._strategy, _float64(current)
         updates = sorted(updates, key=lambda update: update.hospital)
         models, examples = [_float64(update.model) for update in updates], [update.examples for update in updates]
@@ -134,7 +143,25 @@ class Aggregator:
             norms = [local_norm(self._method.local, update.steps) for update in updates]
             after = strategy.combine(before, models, examples, norms)
         else:
-            after = _combined_by_flower(strategy, server_round, before, updates)
+            replies = [_reply(_float64(update.model), update.examples) for update in updates]
+            after = _combined_by_flower(strategy, server_round, before, replies)
+        return Model.from_arrays({name: array.astype(np.float32) for name, array in after.items()})
+
+    def combine_mean(self, server_round: int, current: Model, mean: WeightedMean) -> Model:
+        """The next model from the current one and the mean of the updates, for a method that is `mean_only`.
+
+        Flower's strategy gets it as the one update of all hospitals together.
+
+        Raises:
+            FederationError: no update is in it, or the method wants each of them.
+        """
+        if not self.mean_only or isinstance(self._strategy, Scaffold | FedNova) or mean.updates < self._needed:
+            raise FederationError(
+                f"the method {self._method.name} needs {'the mean of' if self.mean_only else ''} the updates of "
+                f"{self._needed} hospitals, got a mean of {mean.updates}"
+            )
+        replies = [_reply(mean.arrays(), mean.examples)]
+        after = _combined_by_flower(self._strategy, server_round, _float64(current), replies)
         return Model.from_arrays({name: array.astype(np.float32) for name, array in after.items()})
 
     def _keep_controls(self, strategy: Scaffold, server_round: int, current: Model, updates: Sequence[Update]) -> None:
@@ -205,12 +232,12 @@ def _float64(model: Model) -> dict[str, Float64]:
     return {name: array.astype(np.float64) for name, array in model.arrays().items()}
 
 
-def _combined_by_flower(strategy: FedAvg, server_round: int, before: Arrays, updates: Sequence[Update]) -> Arrays:
+def _combined_by_flower(strategy: FedAvg, server_round: int, before: Arrays, replies: list[Message]) -> Arrays:
     if isinstance(strategy, FedOpt):
         strategy.current_arrays = dict(before)
     elif isinstance(strategy, FedAvgM) and strategy.current_arrays is None:
         strategy.current_arrays = _record(before)
-    record, _ = strategy.aggregate_train(server_round, [_reply(update) for update in updates])
+    record, _ = strategy.aggregate_train(server_round, replies)
     if record is None:
         raise FederationError("the updates could not be combined")
     return {name: cast(Float64, record[name].numpy()) for name in before}
@@ -220,9 +247,7 @@ def _record(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
-def _reply(update: Update) -> Message:
+def _reply(arrays: Arrays, examples: int) -> Message:
     """A clean message as Flower's strategies expect it, made of checked numbers only."""
-    content = RecordDict(
-        {"arrays": _record(_float64(update.model)), "metrics": MetricRecord({"num-examples": update.examples})}
-    )
+    content = RecordDict({"arrays": _record(arrays), "metrics": MetricRecord({"num-examples": examples})})
     return Message(content, dst_node_id=1, message_type="train")

@@ -136,11 +136,17 @@ class Training:
             if self._aggregator is not None:
                 self._aggregator.take_members(self._examples())
             corrections = self._aggregator.corrections(self._model) if self._aggregator else {}
-            fitted = self._asking.fit(self._model, number, corrections)
+            mean_only = self._aggregator is not None and self._aggregator.mean_only
+            fitted = self._asking.fit(self._model, number, corrections, mean_only=mean_only)
             told = fitted.told
-            lost = not fitted.updates or len(told.answered) < answers_needed(self._job)
+            given = fitted.updates or fitted.mean
+            lost = not given or len(told.answered) < answers_needed(self._job)
             if not lost and self._aggregator is not None:
-                self._model = self._aggregator.combine(number, self._model, fitted.updates)
+                self._model = (
+                    self._aggregator.combine_mean(number, self._model, fitted.mean)
+                    if fitted.mean is not None
+                    else self._aggregator.combine(number, self._model, fitted.updates)
+                )
         for name, reason in told.dropped.items():
             log.warning("round %d goes on without %s: %s", number, name, reason)
         self._dropped = told.dropped

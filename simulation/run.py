@@ -34,6 +34,7 @@ from server.recorder import JOB, MODEL, SUMMARY
 from server.strategies import hospitals_needed
 from simulation.grid import InProcessGrid
 from simulation.kits import make_kits
+from simulation.together import train_ahead
 
 ENGINES = ("in-process", "ray")
 
@@ -114,7 +115,7 @@ def _run_in_process(
             secret = Path(temporary) / "consortium.secret"
             secret.write_text(secrets.token_hex(32), encoding="ascii")
             nodes = {name: {**node, "consortium-secret": str(secret)} for name, node in nodes.items()}
-        grid = InProcessGrid(client_app, nodes)
+        grid = InProcessGrid(client_app, nodes, train_ahead)
         server_app(grid, Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=dict(config)))
 
 

@@ -20,7 +20,7 @@ SECRET = "/data/patient-0815/Doe^Jane.dcm"
 
 @pytest.fixture(autouse=True)
 def no_hospitals_yet(monkeypatch):
-    monkeypatch.setattr(courier, "_hospitals", {})
+    monkeypatch.setattr(courier, "hospitals", {})
 
 
 @pytest.fixture
@@ -28,8 +28,11 @@ def ask():
     """What a node with this config answers, over the in-process Grid."""
 
     def put(node: dict, kind: str, request: Packed, run: dict | None = None) -> Packed:
-        grid = InProcessGrid(courier.app, {"a": node})
-        grid._contexts[2].run_config = dict(run or {})
+        def app(message, context):
+            context.run_config = dict(run or {})
+            return courier.app(message, context)
+
+        grid = InProcessGrid(app, {"a": node})
         asked = Exchange(grid, poll_s=0.01).ask(kind, request, [2], 1, 30)
         assert asked.failures == {}
         [answer] = asked.answers[2]
@@ -81,7 +84,7 @@ def test_an_agent_behind_its_socket_answers(ask, node, request_of, monkeypatch):
     assert (socket, kind, request.fields) == ("/run/agent.sock", "describe", request_of.fields)
     assert deadline_s > 0
     assert message_id
-    assert courier._hospitals == {}
+    assert courier.hospitals == {}
 
 
 def test_an_agent_that_is_away_is_a_neutral_word(ask, request_of, monkeypatch, tmp_path):

@@ -47,7 +47,7 @@ def run(hospitals, job, own_cache, tmp_path, monkeypatch):
     def make(method: str, base: int, **more):
         careful = module.OF_SIMULATIONS.model_copy(update={"min_count": base})
         monkeypatch.setattr(module, "OF_SIMULATIONS", careful)
-        monkeypatch.setattr("client.app._hospitals", {})
+        monkeypatch.setattr("client.app.hospitals", {})
         one = job(name=f"suppressed-{method}", **METHODS[method], **PARTS, **more)
         return simulate(one, hospitals, tmp_path / f"{method}-{base}", cache_dir=own_cache)
 
