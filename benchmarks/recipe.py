@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("shared", type=Path, help="folder with data/chest_xray and weights/")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.01, 0.001], help="learning rates of the recipe")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of the recipe, at most")
-    parser.add_argument("--out", type=Path, help="folder for recipe.json")
+    parser.add_argument("--out", type=Path, help="folder for recipe_rounds.json")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
