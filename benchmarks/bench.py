@@ -38,17 +38,17 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "extraction": Benchmark(
         "images/s through the backbone, beside the ways that PyTorch has",
         ("-m", "benchmarks.extraction", SHARED, "--out", OUT),
-        ("-m", "benchmarks.extraction", SHARED, "--out", OUT, "--images", "96", "--runs", "3"),
+        ("-m", "benchmarks.extraction", SHARED, "--out", OUT, "--images", "64", "--runs", "2", "--no-compile"),
     ),
     "whole_job": Benchmark(
         "a whole job from a cold cache, against extraction alone",
         ("-m", "benchmarks.whole_job", SHARED, "--out", OUT),
-        ("-m", "benchmarks.whole_job", SHARED, "--out", OUT, "--images", "200", "--runs", "1"),
+        ("-m", "benchmarks.whole_job", SHARED, "--out", OUT, "--images", "150", "--runs", "1"),
     ),
     "cache": Benchmark(
         "the feature cache: cold, warm, and after a change of some images",
         ("-m", "benchmarks.cache", SHARED, "--out", OUT),
-        ("-m", "benchmarks.cache", SHARED, "--out", OUT, "--images", "200", "--runs", "1"),
+        ("-m", "benchmarks.cache", SHARED, "--out", OUT, "--images", "150", "--runs", "1"),
     ),
     "deployment_rounds": Benchmark(
         "seconds a round with real processes, TLS and node keys",

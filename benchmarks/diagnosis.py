@@ -26,9 +26,10 @@ from PIL import Image
 from client.backbone import Backbone
 from client.device import choose_device
 from client.diagnosis import Diagnosis, Diagnostician
+from client.extractor import Extractor, Pixels
 from client.feature_cache import FeatureCache
 from client.feature_space import all_blocks, extraction_space, views_of
-from client.features import Extractor, Pixels, extract
+from client.features import extract
 from client.images import load_image
 from client.phantom import make_phantoms
 from client.progress import progress

@@ -17,8 +17,8 @@ import torch
 
 from client.device import choose_device
 from client.diagnosis import Diagnostician
+from client.extractor import Extractor
 from client.feature_space import columns_of, fingerprint_of
-from client.features import Extractor
 from client.images import load_image, to_input
 from client.onnx_export import export_onnx
 from client.records import read_rows

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from client.device import decoding_threads
+from client.extractor import Extractor, Pixels
 from client.feature_cache import FeatureCache, Key
 from client.feature_space import extraction_space
-from client.features import Extractor, Pixels, decoded_batches
+from client.features import decoded_batches
 from client.progress import progress
 from common.errors import DataError
 from common.head import Float32

@@ -11,7 +11,8 @@ import torch
 
 from client.backbone import NETWORKS, Backbone
 from client.device import choose_device, decoding_threads
-from client.features import Extractor
+from client.extractor import Extractor
+from client.forward import MANY, Forward
 
 _LEAST_S = 1.0
 _LEAST_BATCHES = 3
@@ -50,16 +51,16 @@ def images_per_s(name: str, size_px: int, device: str, seed: int = 0) -> float:
     """
     row = NETWORKS[name]
     extractor = Extractor(Backbone(row, row.build(), "", name), choose_device(device), size_px)
-    pixels = np.random.default_rng(seed).integers(0, 256, (8, 3, size_px, size_px), np.uint8)
-    batch = pixels if extractor.device.type == "cpu" else np.tile(pixels, (8, 1, 1, 1))
-    extractor(batch)  # the first pass also allocates memory and chooses algorithms
-    seconds: list[float] = []
-    while len(seconds) < _LEAST_BATCHES or sum(seconds) < _LEAST_S:
-        start = time.perf_counter()
-        extractor(batch)
-        seconds.append(time.perf_counter() - start)
+    with Forward(extractor, MANY) as forward:
+        pixels = np.random.default_rng(seed).integers(0, 256, (forward.least_at_once, 3, size_px, size_px), np.uint8)
+        forward.begin(pixels)()  # the first pass also allocates memory and chooses algorithms
+        seconds: list[float] = []
+        while len(seconds) < _LEAST_BATCHES or sum(seconds) < _LEAST_S:
+            start = time.perf_counter()
+            forward.begin(pixels)()
+            seconds.append(time.perf_counter() - start)
     # The quickest batch: another program on the machine can only slow one down.
-    return len(batch) / max(min(seconds), 1e-9)
+    return len(pixels) / max(min(seconds), 1e-9)
 
 
 def _ram_gb() -> float | None:

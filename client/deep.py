@@ -17,7 +17,7 @@ import torch
 from client.activations import Activations, Wanted
 from client.augmentation import mirrored
 from client.deep_step import DeepSteps, diverged
-from client.features import Extractor
+from client.extractor import Extractor
 from client.tuned import TunedPart, array_of, installed
 from common.head import Float32, Standardisation
 from common.job import Job

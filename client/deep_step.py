@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from client.activations import Activations, Entering
-from client.features import Extractor, out_of_memory
+from client.extractor import Extractor, out_of_memory
 from client.training import add_to_gradients, class_weights, make_optimizer
 from client.tuned import TunedPart, array_of
 from common.drift import backbone_lr

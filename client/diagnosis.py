@@ -19,8 +19,8 @@ from client.diagnosis_record import REFER as REFER
 from client.diagnosis_record import Diagnosis as Diagnosis
 from client.diagnosis_record import Heatmap, in_words, leaning_of
 from client.dicom_series import is_series
+from client.extractor import Extractor, Pixels
 from client.feature_space import columns_of, fingerprint_of
-from client.features import Extractor, Pixels
 from client.frame import Frame
 from client.image_quality import Finding, quality_findings
 from client.images import IMAGE_SUFFIXES, is_image, load_pictures, to_input

@@ -4,24 +4,22 @@ Letters: N images, V views, D features.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from client.augmentation import upright, view_of
-from client.backbone import Backbone
-from client.device import decoding_threads, first_batch_size
+from client.device import decoding_threads
+from client.extractor import Extractor, Pixels
 from client.feature_cache import FeatureCache, Key
-from client.feature_space import all_blocks, columns_of
+from client.feature_space import columns_of
 from client.file_digest import digest_of
+from client.forward import Forward
 from client.images import load_pictures, to_input
 from client.patients import modality_of
 from client.progress import progress
@@ -32,82 +30,12 @@ from common.job import Job
 
 log = logging.getLogger(__name__)
 
-Pixels = npt.NDArray[np.uint8]
-Result = TypeVar("Result")
 _BATCHES_AHEAD = 3
+_BATCHES_BEGUN = 2
+"""Batches that the backbone has at once: while one is stored, it has the next."""
 _UNREADABLE = b""
 SLICES_IF_ALL = 64
 """Slices that a study is taken to have where a job looks at all, when it is decided how many are decoded ahead."""
-
-
-class Extractor:
-    """A backbone on its device: pixels to the features of all its stages, in batches that fit into memory."""
-
-    def __init__(self, backbone: Backbone, device: torch.device, size_px: int) -> None:
-        self.backbone = backbone.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.device = device
-        self.batch_size = first_batch_size(device, size_px)
-
-    @property
-    def precision(self) -> str:
-        """float32, or float16 where a GPU computes with automatic mixed precision."""
-        return "float16" if self.device.type == "cuda" else "float32"
-
-    def __call__(self, pixels: Pixels) -> Float32:
-        """Features (N, D) float32 of pixels (N, 3, H, W) uint8: all stages, all poolings.
-
-        Raises:
-            MemoryError: not even one image fits.
-        """
-        return np.concatenate(list(self.batches(pixels, self._forward)))
-
-    def batches(self, pixels: Pixels, function: Callable[[Tensor], Result]) -> Iterator[Result]:
-        """`function` of images (n, 3, H, W) float in [0, 1] on the device, batch by batch, in batches that fit.
-
-        Raises:
-            MemoryError: not even one image fits.
-        """
-        start = 0
-        while start < len(pixels):
-            part = pixels[start : start + self.batch_size]
-            try:
-                with torch.autocast(self.device.type, enabled=self.precision == "float16"):
-                    done = function(self.to_images(part))
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                self._halve(len(part), error)
-                continue
-            yield done
-            start += len(part)
-
-    def to_images(self, pixels: Pixels) -> Tensor:
-        """Pixels (N, 3, H, W) uint8 as images in [0, 1] on the device."""
-        batch = torch.from_numpy(pixels).to(self.device, non_blocking=True)
-        return batch.float().div_(255.0).contiguous(memory_format=torch.channels_last)
-
-    def _forward(self, images: Tensor) -> Float32:
-        with torch.inference_mode():
-            features: Float32 = self.backbone.features(images, all_blocks(self.backbone.name)).float().cpu().numpy()
-            return features
-
-    def _halve(self, tried: int, error: RuntimeError) -> None:
-        if self.batch_size == 1:
-            raise MemoryError("not even one image fits into the memory of the device") from error
-        self.batch_size = max(1, min(self.batch_size, tried) // 2)
-        log.warning("out of memory: going on with %d images at once", self.batch_size)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-_OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch found too little memory; CPUs, MPS and the CUDA libraries only say so in words."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY_WORDS)
-    )
 
 
 @dataclass(frozen=True)
@@ -155,15 +83,12 @@ def extract(
         # What is cached may have been read for a job of another modality.
         problems.update(_of_another_modality(known, reading_of(job), pool))
         decoded: set[bytes] = set()
-        with progress("images through the backbone", len(missing)) as advance:
-            for keys, pixels, unreadable in decoded_batches(missing, job, extractor.batch_size, pool):
-                problems.update(unreadable)
-                if keys:
-                    vectors = averaged(keys, extractor(pixels))
-                    cache.put(vectors)
-                    found.update({key: vector[columns] for key, vector in vectors.items()})
-                    decoded.update(digest for digest, _ in keys)
-                advance(len(set(keys)) + len(unreadable))
+        for keys, features, unreadable in _passed(missing, extractor, job, pool):
+            problems.update(unreadable)
+            vectors = averaged(keys, features)
+            cache.put(vectors)
+            found.update({key: vector[columns] for key, vector in vectors.items()})
+            decoded.update(digest for digest, _ in keys)
     # By digest, because several files may have the same damaged content: all of them are named.
     unreadable_files = {
         path: problems[digest] for digest, (path, _) in zip(digests, images, strict=True) if digest in problems
@@ -181,6 +106,39 @@ def extract(
         len(decoded),
         cached,
     )
+
+
+def _passed(
+    missing: Mapping[Key, Path], extractor: Extractor, job: Job, pool: ThreadPoolExecutor
+) -> Iterator[tuple[list[Key], Float32, dict[bytes, str]]]:
+    """Images through the backbone, batch by batch: their keys, features (N, D) of all stages, and undecodable files with why."""
+    if not missing:
+        return
+    begun: deque[tuple[list[Key], Callable[[], Float32], dict[bytes, str]]] = deque()
+    start, images = time.perf_counter(), 0
+    with progress("images through the backbone", len(missing)) as advance, Forward(extractor, len(missing)) as forward:
+        for keys, pixels, unreadable in decoded_batches(missing, job, forward.images_at_once, pool):
+            begun.append((keys, forward.begin(pixels) if keys else _nothing, unreadable))
+            images += len(keys)
+            while len(begun) >= _BATCHES_BEGUN:
+                yield _waited(begun, advance)
+        while begun:
+            yield _waited(begun, advance)
+    rate = images / max(time.perf_counter() - start, 1e-9)
+    log.info("%d images through %s, %.0f a second: %s", images, extractor.backbone.name, rate, forward.words)
+
+
+def _nothing() -> Float32:
+    return np.zeros((0, 0), np.float32)
+
+
+def _waited(
+    begun: deque[tuple[list[Key], Callable[[], Float32], dict[bytes, str]]], advance: Callable[[int], None]
+) -> tuple[list[Key], Float32, dict[bytes, str]]:
+    keys, features, unreadable = begun.popleft()
+    found = keys, features(), unreadable
+    advance(len(set(keys)) + len(unreadable))
+    return found
 
 
 def averaged(keys: Sequence[Key], features: Float32) -> dict[Key, Float32]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from client.approvals import Approvals
 from client.duplicate_keys import KeyedHashes, keep_collisions, keyed_hashes, read_secret
-from client.features import out_of_memory
+from client.extractor import out_of_memory
 from client.hospital_file import HospitalFile
 from client.local_state import LocalState
 from client.noised_training import centre_told, noised_fit, require_training

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from client.backbone import Backbone
 from client.chains import IMAGENET_MEAN, IMAGENET_STD
 from client.diagnosis import Diagnostician
-from client.features import Pixels
+from client.extractor import Pixels
 from client.images import load_pictures, to_input
 from client.progress import progress
 from client.slices import reading_of

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from client.extractor import Extractor, Pixels
 from client.feature_cache import FeatureCache, Key
 from client.feature_space import columns_of
-from client.features import SLICES_IF_ALL, Extractor, Pixels, averaged
+from client.features import SLICES_IF_ALL, averaged
 from client.images import load_pictures, to_input
 from client.progress import progress
 from client.slices import reading_of

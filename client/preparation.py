@@ -14,9 +14,10 @@ import numpy as np
 from client.backbone import Backbone
 from client.deep import DeepTraining, Source
 from client.device import choose_device
+from client.extractor import Extractor
 from client.feature_cache import FeatureCache
 from client.feature_space import all_blocks, extraction_space, fingerprint_of, views_of
-from client.features import Extraction, Extractor, extract
+from client.features import Extraction, extract
 from client.hospital_file import HospitalFile
 from client.policy import require_backbone, require_enough
 from client.records import Record, Records, assign, read_rows

@@ -12,9 +12,10 @@ import numpy as np
 
 from client import orientation
 from client.duplicate_keys import kept_collisions
+from client.extractor import Extractor
 from client.feature_cache import FeatureCache
 from client.feature_space import all_blocks, extraction_space, views_of
-from client.features import Extractor, extract
+from client.features import extract
 from client.hospital_drift import OUTSIDE, Drift, Federation, drift_of, kept_federation
 from client.hospital_file import HospitalFile
 from client.label_noise import FEWEST, doubts, probabilities_left_out

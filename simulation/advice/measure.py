@@ -11,9 +11,10 @@ import numpy as np
 
 from client.capacity import images_per_s
 from client.device import choose_device
+from client.extractor import Extractor
 from client.feature_cache import FeatureCache
 from client.feature_space import all_blocks, extraction_space, views_of
-from client.features import Extractor, extract
+from client.features import extract
 from client.records import assign, read_rows
 from client.statistics import sums_of
 from client.training import Examples

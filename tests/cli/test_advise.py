@@ -1,14 +1,13 @@
 """consilium advise as a person runs it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from common.job import load_job, parse_job
+from tests.commands import run_command
 
 PROJECT = Path(__file__).resolve().parents[2]
 JOB = """\
@@ -22,11 +21,8 @@ method: {name: fedavg, rounds: 3}   # mine
 
 
 def advise(*words):
-    """Run the command in a process of its own: exit code, standard output, standard error."""
-    command = [sys.executable, "-m", "cli.main", "advise", *map(str, words)]
-    environment = {"PATH": "", "PYTHONPATH": str(PROJECT), "COLUMNS": "100"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT, env=environment)
-    return done.returncode, done.stdout, done.stderr
+    """Run the command: exit code, standard output, standard error."""
+    return run_command("advise", *words)
 
 
 @pytest.fixture

@@ -10,15 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.commands import run_command
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def consilium(*words, cwd=PROJECT):
-    """Run the command in a process of its own: exit code, standard output, standard error."""
-    command = [sys.executable, "-m", "cli.main", *map(str, words)]
-    environment = {"PATH": "", "PYTHONPATH": str(PROJECT), "HOME": str(cwd), "COLUMNS": "100"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
-    return done.returncode, done.stdout, done.stderr
+consilium = run_command
 
 
 @pytest.fixture(scope="module")

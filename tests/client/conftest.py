@@ -14,7 +14,7 @@ from client.agent import Agent, _listening
 from client.agent_socket import SERVICE
 from client.agent_status import AgentStatus, StatusFile
 from client.deep import DeepTraining, Source
-from client.features import Extractor
+from client.extractor import Extractor
 from client.hospital import Hospital
 from client.hospital_file import Data, HospitalFile
 from client.images import load_image, to_input

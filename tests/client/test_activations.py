@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from client.activations import Activations
-from client.features import Extractor
+from client.extractor import Extractor
 from client.records import read_rows
 from client.weights import load_backbone
 from common.errors import DataError

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from client.backbone import NETWORKS, Backbone, NetworkRow, digest_of
-from client.features import Extractor
+from client.extractor import Extractor
 from client.training import Examples, train_head
 from client.weights import load_backbone
 from common.backbones import BACKBONES, FeatureBlock, feature_blocks

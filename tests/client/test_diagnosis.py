@@ -11,8 +11,8 @@ from client import diagnosis
 from client.deep import DeepTraining, Source
 from client.diagnosis import REFER, Diagnostician, files_of
 from client.diagnosis_files import write_heatmaps
+from client.extractor import Extractor
 from client.feature_space import columns_of
-from client.features import Extractor
 from client.images import load_image, to_input
 from client.local_state import LocalState, load_kept
 from client.records import read_rows

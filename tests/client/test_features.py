@@ -10,9 +10,10 @@ from torch import nn
 
 from client import features
 from client.augmentation import view_of
+from client.extractor import Extractor
 from client.feature_cache import FeatureCache
 from client.feature_space import all_blocks, columns_of
-from client.features import Extractor, extract
+from client.features import extract
 from client.images import load_image, load_pictures, to_input
 from client.records import read_rows
 from common.errors import DataError
