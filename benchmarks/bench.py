@@ -55,6 +55,26 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         ("benchmarks/deployment_rounds.py", "--hospitals", "3", "--rounds", "8", "--out", OUT),
         None,
     ),
+    "engines": Benchmark(
+        "rounds a second of the in-process engine, heads one by one and together",
+        ("-m", "benchmarks.engines", "--out", OUT),
+        ("-m", "benchmarks.engines", "--hospitals", "10", "100", "--out", OUT),
+    ),
+    "engines_goals": Benchmark(
+        "1,000 simulated hospitals x 20 rounds, 10,000 x the closed form",
+        ("-m", "benchmarks.engines", "--goals", "--out", OUT),
+        None,
+    ),
+    "coordinator": Benchmark(
+        "memory and seconds of the coordinator against hospitals and the size of the model",
+        ("-m", "benchmarks.coordinator", "--out", OUT),
+        None,
+    ),
+    "recipe": Benchmark(
+        "the recipe most people start from (all weights, whole model exchanged) against the head; an hour or more",
+        ("-m", "benchmarks.recipe", SHARED, "--out", OUT),
+        None,
+    ),
     "secure_sum": Benchmark(
         "seconds and bytes of secure aggregation alone",
         ("benchmarks/privacy/secure_sum.py",),

@@ -116,6 +116,7 @@ def _goals() -> tuple[Table, tuple[Headline, ...]]:
         cpu, start = time.process_time(), time.perf_counter()
         found = run(job_of(method, features), nodes, ahead=train_ahead)
         cpu_s, clock_s = time.process_time() - cpu, time.perf_counter() - start
+        print(f"{number} hospitals, {title}: {cpu_s:.0f} s of a processor, {clock_s:.0f} s on the clock", flush=True)
         rows.append(
             (number, title, features, cpu_s, clock_s, found.phases["total"], found.phases["describe"], _rss_mb())
         )

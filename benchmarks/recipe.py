@@ -8,7 +8,7 @@ Against it, on the same patients of the same four hospitals: the closed-form hea
 Every time is of one process with cold caches: the recipe keeps its decoded images in memory, the head passes each
 image through the network once, and both are counted. Seconds are of the processors, since other work may share the
 machine; seconds on the clock are beside them. It stops when the recipe reaches the closed-form head's AUROC. Prints
-Markdown tables, and writes DIR/recipe.json after every round.
+Markdown tables, and writes DIR/recipe_rounds.json after every round.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("shared", type=Path, help="folder with data/chest_xray and weights/")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.01, 0.001], help="learning rates of the recipe")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of the recipe, at most")
-    parser.add_argument("--out", type=Path, help="folder for recipe.json")
+    parser.add_argument("--out", type=Path, help="folder for recipe_rounds.json")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
@@ -209,7 +209,7 @@ def _auroc(network: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor)
 def _write(out: Path | None, found: list[Course]) -> None:
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.json").write_text(json.dumps([vars(one) for one in found], indent=1), encoding="utf-8")
+        (out / "recipe_rounds.json").write_text(json.dumps([vars(one) for one in found], indent=1), encoding="utf-8")
 
 
 def print_tables(found: list[Course]) -> None:

@@ -3,7 +3,9 @@
 Letters: N examples, D features, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from client.statistics import sums_of
 from client.training import Examples, train_head
@@ -11,7 +13,7 @@ from common.candidates import TEMPERATURES, best_of, best_temperature, by_sums_a
 from common.head import Head
 from common.job import Job, Personalisation
 from common.methods import LocalTraining
-from common.metrics import ClassificationCounts, Metrics, count, derive
+from common.metrics import ClassificationCounts, Metrics, count, count_each, derive
 
 
 def count_head(head: Head, examples: Examples) -> ClassificationCounts:
@@ -19,6 +21,13 @@ def count_head(head: Head, examples: Examples) -> ClassificationCounts:
     if len(examples) == 0:
         return ClassificationCounts.zeros(len(head.bias))
     return count(head.probabilities(examples.features), examples.labels)
+
+
+def count_heads(heads: Sequence[Head], examples: Examples) -> list[ClassificationCounts]:
+    """Counts of some heads on examples, which may be none."""
+    if len(examples) == 0:
+        return [ClassificationCounts.zeros(len(head.bias)) for head in heads]
+    return count_each(np.stack([head.probabilities(examples.features) for head in heads]), examples.labels)
 
 
 def own_head(job: Job, parts: Mapping[str, Examples]) -> Head:

@@ -13,7 +13,7 @@ import numpy as np
 from client.groups import group_counts
 from client.hospital_drift import FEDERATION_STATE
 from client.local_state import LocalState
-from client.own_models import count_head, own_head, personal_head
+from client.own_models import count_head, count_heads, own_head, personal_head
 from client.preparation import Prepared
 from client.releases import Releases
 from client.statistics import projected, sums_of
@@ -28,6 +28,8 @@ from common.model import Model, digest_of_arrays
 from common.sums import Sums
 from common.unlike import Spread, distance_bins
 
+_COUNTED_AT_ONCE = 100_000
+"""Heads times examples: more are counted head by head, which needs less memory."""
 BATCH_NORM_STATE, PERSONAL_STATE = "batch-norm", "personal"
 
 
@@ -113,6 +115,8 @@ class Participation:
     ) -> list[ClassificationCounts]:
         """Counts of heads on one part of the images, with the backbone as tuned by round `number`."""
         examples = self._tuned_examples(tuned, standardisation, part, number)
+        if self.prepared.suppression is None and len(heads) * len(examples) <= _COUNTED_AT_ONCE:
+            return count_heads(heads, examples)
         return [self._count(head, examples, part) for head in heads]
 
     def distances(self, spread: Spread) -> Int64:

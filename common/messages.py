@@ -5,7 +5,7 @@ Letters: C classes, D features, M heads.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,11 @@ class Description:
     def without_sums(self) -> "Description":
         """Without the sums of features (D = 0), where these are not wanted any more."""
         return replace(self, sums=self.sums[:0].copy(), squares=self.squares[:0].copy())
+
+    def rounded(self) -> "Description":
+        """With sums of float32 numbers, half as long: enough to hold other sums against them."""
+        halved = (cast("npt.NDArray[np.float64]", one.astype(np.float32)) for one in (self.sums, self.squares))
+        return replace(self, sums=next(halved), squares=next(halved))
 
     def pack(self) -> Packed:
         """As a message."""

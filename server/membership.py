@@ -125,8 +125,9 @@ class Membership:
         if not isinstance(read, str) and read.description is not None:
             if self._space is None:
                 self._centres.setdefault(read.space, Centre()).add(read.description)
-            if not self._job.method.analytic:  # there they are held against the sums of the one round
-                read = replace(read, description=read.description.without_sums())
+            # Those of the closed form are held against the sums of its one round.
+            kept = read.description.rounded() if self._job.method.analytic else read.description.without_sums()
+            read = replace(read, description=kept)
         self._heard[node] = read
 
     def _candidates(self, nodes: Mapping[int, str]) -> Members:

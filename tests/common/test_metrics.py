@@ -17,6 +17,7 @@ from common.metrics import (
     Metrics,
     better,
     count,
+    count_each,
     derive,
     reliability,
     score_bin,
@@ -233,3 +234,16 @@ def test_worst_hospital_per_metric_ignores_the_undefined() -> None:
 
 def test_the_table_of_metrics_names_the_fields_of_metrics() -> None:
     assert ["n", *HIGHER_IS_BETTER] == list(Metrics.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(("heads", "examples", "classes"), [(16, 10, 2), (5, 60, 3), (1, 1, 2), (3, 0, 2)])
+def test_many_heads_are_counted_at_once_as_one_by_one(heads, examples, classes):
+    rng = np.random.default_rng(heads)
+    probabilities = rng.dirichlet(np.full(classes, 0.2), (heads, examples))
+    probabilities[:, :1] = np.eye(classes)[0]  # certain, and perhaps wrong
+    labels = rng.integers(0, classes, examples)
+    for one, found in zip(probabilities, count_each(probabilities, labels), strict=True):
+        alone = count(one, labels)
+        for name in ("confusion", "histograms", "calibration", "losses"):
+            assert getattr(found, name).dtype == np.int64
+            np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
