@@ -303,6 +303,7 @@ def start(hospital_file, path, tmp_path):
             process.stderr.close()
 
 
+@pytest.mark.system
 def test_an_agent_is_killed_starts_again_and_stops(start, path, tmp_path, job):
     request = Packed({}, {"job": job().canonical_json()})
     first = start()
@@ -339,6 +340,7 @@ def test_an_agent_is_killed_starts_again_and_stops(start, path, tmp_path, job):
     assert read_status(tmp_path / "state").state == "stopped"
 
 
+@pytest.mark.system
 def test_an_agent_killed_in_the_middle_of_a_call(start, path, job):
     request = to_request(Packed({}, {"job": job(image={"size": 224}).canonical_json()}), "m-1")
     process = start()

@@ -55,7 +55,13 @@ def meta_images(name: str):
     return torch.zeros(2, 3, size, size, device="meta")
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+LARGE = ("vit_b_16", "vgg16")
+"""Seconds for each test; the other tests look at a table row, or at meta tensors, of these as well."""
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(one, marks=[pytest.mark.slow] if one in LARGE else []) for one in NETWORKS]
+)
 def name(request):
     return request.param
 

@@ -285,6 +285,7 @@ def test_a_name_that_is_not_utf8_is_printed_with_question_marks():
     assert "warning: near: ?.png" in file.read()
 
 
+@pytest.mark.slow
 def test_six_real_hospitals(shared, job):
     folders = {path.name: path for path in sorted((shared / "data" / "chest_xray").iterdir()) if path.is_dir()}
     start = time.monotonic()

@@ -268,7 +268,7 @@ def test_what_is_cached_by_lanes_is_of_the_same_space_and_of_no_other(tmp_path, 
     for rows, same, expected in zip(quick.vectors, again.vectors, plain.vectors, strict=True):
         np.testing.assert_array_equal(rows, same)
         assert np.linalg.norm(rows - expected) < TOLERANCE * np.linalg.norm(expected)
-    (line,) = [record.getMessage() for record in caplog.records if "a second" in record.getMessage()]
+    line, *_ = [record.getMessage() for record in caplog.records if "a second" in record.getMessage()]
     assert line.startswith("12 images through mobilenet_v3_small, ")
     assert str(paths[0]) not in line
 

@@ -228,7 +228,7 @@ def may_be_answered(policy: dict, job, train: np.ndarray, patients: int) -> bool
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(policies, jobs, asks)
 def test_what_is_answered_keeps_to_the_policy_whatever_it_is(
     door, phantoms, hospital_with, requests_of, rules, choice, asked

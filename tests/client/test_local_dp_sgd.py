@@ -147,7 +147,7 @@ def test_a_step_counts_once_in_opacus_s_accountant_too(monkeypatch):
     assert account.history == [(1.5, 0.5, 4)]
 
 
-@pytest.mark.parametrize(("rate", "off"), [(1.0, 1e-6), (0.3, 0.01)])
+@pytest.mark.parametrize(("rate", "off"), [(1.0, 1e-6), pytest.param(0.3, 0.01, marks=pytest.mark.slow)])
 def test_the_noise_needed_spends_epsilon(rate, off):
     pytest.importorskip("dp_accounting")
     private = LocalDpSgd(noise_needed(3.0, 1e-5, 40, rate, 0.2), 1.0, 0.1, 4, rate)

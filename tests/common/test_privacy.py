@@ -165,12 +165,10 @@ def test_what_a_job_with_noise_of_its_own_leaves_open():
     ("privacy", "method", "steps", "rate", "centre"),
     [
         (OWN, {"name": "fedavg", "rounds": 10}, 40, 1.0, CENTRE_SHARE),
-        (
-            of(noise="own", sampling_rate=0.3),
-            {"name": "fedadam", "rounds": 5, "local_epochs": 2},
-            35,
-            0.3,
-            CENTRE_SHARE,
+        pytest.param(
+            *(of(noise="own", sampling_rate=0.3), {"name": "fedadam", "rounds": 5, "local_epochs": 2}),
+            *(35, 0.3, CENTRE_SHARE),
+            marks=pytest.mark.slow,
         ),
         (of(**HOSPITALS), {"name": "fedavg", "rounds": 15}, 15, 1.0, 0.0),
         pytest.param(

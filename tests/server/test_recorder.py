@@ -24,6 +24,9 @@ METHODS = [
 ]
 
 
+LIKE_OTHERS = (METHODS[1], METHODS[2], METHODS[6])
+
+
 def named(method):
     return "-".join(str(part) for part in ("warm" if "warm_start" in method else "", *method.values()))
 
@@ -85,7 +88,10 @@ def left_in(folder):
     )
 
 
-@pytest.mark.parametrize("method", METHODS, ids=named)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(one, marks=pytest.mark.slow if one in LIKE_OTHERS else (), id=named(one)) for one in METHODS],
+)
 def test_cut_off_at_any_place_a_run_goes_on_to_the_same_bytes(method, run):
     """Once at every place where something is written, before it and after it."""
     places = []

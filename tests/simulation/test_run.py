@@ -100,6 +100,7 @@ def test_the_model_diagnoses_as_it_was_evaluated(run, phantoms, cache_dir):
     assert confusion.tolist() == counted
 
 
+@pytest.mark.system
 def test_ray_gives_the_same_head_and_leaves_nothing_running(run, phantoms, cache_dir, tmp_path):
     job, first = run
     result = simulate(job, phantoms, tmp_path / "ray", engine="ray", cache_dir=cache_dir)

@@ -26,6 +26,7 @@ from simulation.run import simulate
 KINDS = {kind: name for name, kind in MESSAGE_TYPES.items()}
 ANALYTIC = {"name": "analytic", "ridge": [0.1, 1.0]}
 SECURE = {"secure_aggregation": True}
+PHASES = ("keys", "shares", "masked", "confirm", "unmask")
 
 
 def job(method=ANALYTIC, name="secure", **changes):
@@ -175,9 +176,14 @@ def test_rounds_of_training_give_the_same_head(run, method):
     assert secure.summary["best_round"] == plain.summary["best_round"]
 
 
-@pytest.mark.parametrize("phase", ["keys", "shares", "masked", "confirm", "unmask"])
 @pytest.mark.parametrize(
-    ("hospitals", "lost"), [(3, 1), (5, 1), pytest.param(20, 6, marks=pytest.mark.slow, id="20-6")]
+    ("hospitals", "lost", "phase"),
+    [
+        *((3, 1, phase) for phase in PHASES),
+        *((5, 1, phase) for phase in ("masked", "unmask")),
+        *(pytest.param(5, 1, phase, marks=pytest.mark.slow) for phase in ("keys", "shares", "confirm")),
+        *(pytest.param(20, 6, phase, marks=pytest.mark.slow) for phase in PHASES),
+    ],
 )
 def test_hospitals_may_drop_out_in_any_phase(run, silent, phantoms, phase, hospitals, lost):
     names = list(phantoms)[:hospitals]
