@@ -76,10 +76,10 @@ def test_the_head_is_that_of_the_in_process_engine(trained, method):
 
 
 def test_a_fit_is_one_message_to_each_hospital(trained, deployment):
-    """Evaluation is folded into it; only the last head is counted by a question of its own, and the best on test patients."""
+    """Evaluation is folded into it; only the last head, temperatures and test patients have questions of their own."""
     log = (deployment.kit(HOSPITALS[0]) / "run" / "logs" / "agent.log").read_text()
     of_fedavg = log[log.rindex("answers describe") :]
-    assert [len(re.findall(f"answers {kind}", of_fedavg)) for kind in ("describe", "fit", "evaluate")] == [1, 3, 2]
+    assert [len(re.findall(f"answers {kind}", of_fedavg)) for kind in ("describe", "fit", "evaluate")] == [1, 3, 3]
 
 
 @pytest.mark.parametrize("kind", ["flwr-clientapp", "flwr-serverapp"])
@@ -193,6 +193,7 @@ def test_with_secure_aggregation_nothing_but_masked_numbers_leaves(secured, depl
         )
         assert all(not one["arrays"] for one in sent if one["kind"] == "describe")
         assert sorted({one["fields"]["purpose"].partition(":")[0] for one in sent if one["kind"] == "masked"}) == [
+            "distances",
             "evaluate",
             "holdings",
             "statistics",
