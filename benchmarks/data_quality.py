@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from client.check import CheckResult, check_hospitals
+from client.check import check_hospitals
+from client.check_findings import CheckResult
 from client.check_page import write_page
 from client.duplicate_keys import keyed_hashes
 from client.images import load_image

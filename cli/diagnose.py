@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.images import one_of
-from cli.options import Device, WeightsDir
+from cli.options import BatchNorm, Device, Personal, WeightsDir
 
 if TYPE_CHECKING:
     from client.diagnosis import Diagnosis, Diagnostician
@@ -44,17 +44,8 @@ def diagnose(
             metavar="DIR",
         ),
     ] = None,
-    personal: Annotated[
-        Path | None,
-        typer.Option(help="This hospital's personalised head (personal-*.safetensors in its cache).", metavar="FILE"),
-    ] = None,
-    batch_norm: Annotated[
-        Path | None,
-        typer.Option(
-            help="This hospital's own batch normalisation (batch-norm-*.safetensors), for jobs that keep it local.",
-            metavar="FILE",
-        ),
-    ] = None,
+    personal: Personal = None,
+    batch_norm: BatchNorm = None,
     weights_dir: WeightsDir = None,
     device: Device = "auto",
 ) -> None:

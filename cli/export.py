@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cli.options import WeightsDir
+from cli.options import BatchNorm, Personal, WeightsDir
 from common.errors import ConfigError
 
 _FOR_ONNX = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -32,17 +32,8 @@ def export(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Write TensorBoard event files of the run below this folder.", metavar="DIR")
     ] = None,
-    personal: Annotated[
-        Path | None,
-        typer.Option(help="This hospital's personalised head (personal-*.safetensors in its cache).", metavar="FILE"),
-    ] = None,
-    batch_norm: Annotated[
-        Path | None,
-        typer.Option(
-            help="This hospital's own batch normalisation (batch-norm-*.safetensors), for jobs that keep it local.",
-            metavar="FILE",
-        ),
-    ] = None,
+    personal: Personal = None,
+    batch_norm: BatchNorm = None,
     weights_dir: WeightsDir = None,
 ) -> None:
     """Export the model of MODEL_OR_RUN as ONNX, its model card, or its rounds for TensorBoard.

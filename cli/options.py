@@ -19,3 +19,14 @@ CacheDir = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Personal = Annotated[
+    Path | None,
+    typer.Option(help="This hospital's personalised head (personal-*.safetensors in its cache).", metavar="FILE"),
+]
+BatchNorm = Annotated[
+    Path | None,
+    typer.Option(
+        help="This hospital's own batch normalisation (batch-norm-*.safetensors), for jobs that keep it local.",
+        metavar="FILE",
+    ),
+]

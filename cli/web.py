@@ -9,7 +9,7 @@ from rich.console import Console
 from cli.coordinator_options import HERE as FEDERATION
 from cli.coordinator_options import Folder
 from cli.hospital_options import HERE, File, Kit, hospital_file
-from cli.options import Device, WeightsDir
+from cli.options import BatchNorm, Device, Personal, WeightsDir
 from common.errors import ConfigError
 
 Host = Annotated[str, typer.Option(help="The address to listen on; another than loopback needs --url.", metavar="IP")]
@@ -56,12 +56,8 @@ def hospital_web(
     refer_below: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Under this probability the answer is 'refer to a radiologist'.")
     ] = 0.8,
-    personal: Annotated[
-        Path | None, typer.Option(help="This hospital's personalised head, as for `diagnose`.", metavar="FILE")
-    ] = None,
-    batch_norm: Annotated[
-        Path | None, typer.Option(help="This hospital's own batch normalisation, as for `diagnose`.", metavar="FILE")
-    ] = None,
+    personal: Personal = None,
+    batch_norm: BatchNorm = None,
     weights_dir: WeightsDir = None,
     device: Device = "auto",
     max_upload_mb: Annotated[int, typer.Option(min=1, max=2000, help="The largest image that is read.")] = 100,

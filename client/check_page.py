@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jinja2
 from PIL import Image as Pillow
 
-from client.check import CheckResult, Image
+from client.check_findings import CheckResult, Image
 from client.check_template import PAGE
 from client.hospital_drift import FAR, OUTSIDE, Drift
 from client.image_faults import FAULTS, fault_of

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from client.check import CheckResult, ClassFindings
+from client.check_findings import CheckResult, ClassFindings
 from client.dicom_facts import DicomFindings
 from client.quality import Closer, in_words
 

@@ -24,17 +24,18 @@ from client.feature_space import columns_of, fingerprint_of
 from client.frame import Frame
 from client.image_quality import Finding, quality_findings
 from client.images import IMAGE_SUFFIXES, is_image, load_pictures, to_input
-from client.local_state import Kept, load_kept
+from client.local_state import load_kept
+from client.own_parts import batch_norm_of, personalised
 from client.slices import reading_of
-from client.tuned import OF_BATCH_NORM, cut_of, installed
+from client.tuned import installed
 from client.weights import load_backbone
 from common.artifact import Manifest, load_artifact
 from common.dp.private_features import stage_normalised
 from common.errors import ArtifactError, DataError
-from common.head import Float32, Float64, Head
+from common.head import Float32, Float64
 from common.metrics import Int64
 from common.modalities import MODALITIES
-from common.model import Model, digest_of_arrays
+from common.model import Model
 
 _IMAGES_AT_ONCE = 64
 """Decoded images that are in memory at once, however many are asked for."""
@@ -99,7 +100,7 @@ class Diagnostician:
         job = self.manifest.job
         kept = load_kept(personal) if personal is not None else None
         if kept is not None:
-            self.model = _personalised(self.model, self.manifest, kept, personal)
+            self.model = personalised(self.model, self.manifest, kept, personal)
         backbone = load_backbone(job.backbone.name, job.backbone.weights, weights_dir)
         found = fingerprint_of(job, backbone.digest)
         if found != self.manifest.fingerprint:
@@ -110,7 +111,7 @@ class Diagnostician:
             )
         self._extractor = Extractor(backbone, choose_device(device), job.size_px)
         self._columns = columns_of(job)
-        self._batch_norm = _batch_norm(self.manifest, backbone, model, batch_norm)
+        self._batch_norm = batch_norm_of(self.manifest, backbone, model, batch_norm)
         # An operating point belongs to the global head's probabilities.
         self.point = None if kept is not None else self.manifest.operating_point
 
@@ -303,38 +304,3 @@ def _of_studies(features: Float32, ends: Int64) -> Float32:
     return np.stack(
         [part.mean(axis=0, dtype=np.float64).astype(np.float32) if len(part) > 1 else part[0] for part in parts]
     )
-
-
-def _personalised(model: Model, manifest: Manifest, kept: Kept, path: Path | None) -> Model:
-    if kept.job_id != manifest.job_id or kept.model != digest_of_arrays(model.arrays()):
-        raise ArtifactError(
-            f"{path} is no personalised head of this model: expected one of job {manifest.job_id[:16]} made from this model, "
-            f"got one of job {kept.job_id[:16]}; leave --personal out, or give the file that belongs to the model"
-        )
-    return Model(Head(kept.arrays["weight"], kept.arrays["bias"]), model.tuned)
-
-
-def _batch_norm(manifest: Manifest, backbone: Backbone, model: Path, path: Path | None) -> Mapping[str, Float32]:
-    """This hospital's own batch normalisation, of the model's job and of its round or, if it missed that, the last before.
-
-    A model of round 0, before any training, has the pretrained one everywhere.
-    """
-    job = manifest.job
-    if not job.tune.local_batch_norm or manifest.rounds == 0:
-        if path is not None:
-            raise ArtifactError(f"{model} has no batch normalisation of a hospital's own; leave --batch-norm out")
-        return {}
-    wanted = "batch-norm-*.safetensors in the folder state-* of its cache"
-    if path is None:
-        raise ArtifactError(
-            f"{model} was trained with tune.batch_norm: local, so each hospital has its own batch normalisation; give this "
-            f"hospital's with --batch-norm ({wanted})"
-        )
-    kept = load_kept(path)
-    names = {f"{norm}.{one}" for norm in backbone.batch_norms_from(cut_of(job, backbone)) for one in OF_BATCH_NORM}
-    if kept.job_id != manifest.job_id or kept.number > manifest.rounds or kept.arrays.keys() != names:
-        raise ArtifactError(
-            f"{path} does not belong to this model: expected {len(names)} arrays of job {manifest.job_id[:16]} from round "
-            f"{manifest.rounds} or the last before it, got {len(kept.arrays)} of job {kept.job_id[:16]}, round {kept.number}"
-        )
-    return kept.arrays

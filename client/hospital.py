@@ -6,10 +6,8 @@ in here leaves as anything but a neutral `RefusalCode`.
 Letters: N examples, D features, C classes, M heads.
 """
 
-import errno
 import functools
 import logging
-import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
@@ -17,19 +15,18 @@ from typing import Protocol
 import numpy as np
 
 from client.approvals import Approvals
-from client.duplicate_keys import KeyedHashes, keep_collisions, keyed_hashes, read_secret
-from client.extractor import out_of_memory
 from client.hospital_file import HospitalFile
 from client.local_state import LocalState
 from client.noised_training import centre_told, noised_fit, require_training
 from client.participation import Participation
 from client.policy import require_allowed, require_budget, require_payload, require_small_reply
 from client.preparation import Prepared, prepare, shapes_tuned
+from client.refusal_codes import code_of
 from client.releases import Releases
 from client.secure_sessions import SecureSessions
-from client.slices import reading_of
+from client.shared_images import SharedImages
 from client.summands import summand
-from common.errors import ConfigError, DataError, Refusal, RefusalCode, WeightsError
+from common.errors import ConfigError, Refusal, RefusalCode
 from common.job import Job, job_from_json
 from common.messages import pack_counts, unpack_below, unpack_heads, unpack_model, unpack_named, unpack_standardisation
 from common.model import TUNED, Model
@@ -56,14 +53,6 @@ from common.wire import (
 )
 
 log = logging.getLogger(__name__)
-
-_CODES: Mapping[type[BaseException], RefusalCode] = {
-    DataError: RefusalCode.DATA_PROBLEM,
-    WeightsError: RefusalCode.WEIGHTS_PROBLEM,
-    ConfigError: RefusalCode.BAD_REQUEST,
-    MemoryError: RefusalCode.OUT_OF_MEMORY,
-}
-
 
 Preparing = Callable[[Job, HospitalFile], Prepared]
 
@@ -95,7 +84,7 @@ class Hospital:
         self._sessions = SecureSessions(file)
         self._approvals = Approvals(file.state_folder)
         self._part: Participation | None = None
-        self._keyed: tuple[Participation, KeyedHashes] | None = None
+        self._shared = SharedImages(file)
 
     @property
     def name(self) -> str:
@@ -125,7 +114,7 @@ class Hospital:
 
     def decline(self, kind: str, request: Packed, error: Exception) -> Packed:
         """The refusal that an error becomes: logged, recorded, and only a neutral code."""
-        code = error.code if isinstance(error, Refusal) else _code_of(error)
+        code = error.code if isinstance(error, Refusal) else code_of(error)
         log.warning("%s declines: %s%s", self.name, code, f" ({error})" if isinstance(error, Refusal) else "")
         # The text of any other error may name files: for whoever turns on DEBUG at the hospital, and nobody else.
         log.debug("%s declines because: %s", self.name, error, exc_info=code is RefusalCode.INTERNAL)
@@ -298,35 +287,11 @@ class Hospital:
         return Packed(pack_counts(counts), {**_identity(part), "part": which, "round": number})
 
     def _duplicates(self, part: Participation, request: Packed) -> Packed:  # noqa: ARG002
-        hashes = self._hashes(part)
-        return Packed({"exact": hashes.exact, "near": hashes.near}, _identity(part))
+        return Packed(self._shared.hashes_of(part), _identity(part))
 
     def _collisions(self, part: Participation, request: Packed) -> Packed:
-        same, digests = self._hashes(part).same, part.prepared.digests
-        if len(request.arrays["exact"]) != len(same):
-            raise Refusal(
-                RefusalCode.BAD_REQUEST, f"it is about {len(request.arrays['exact'])} images, not {len(same)}"
-            )
-        told = {
-            kind: [digests[at].hex() for row in np.flatnonzero(request.arrays[kind]).tolist() for at in same[row]]
-            for kind in ("exact", "near")
-        }
-        keep_collisions(LocalState(self._file.cache_folder, self.name, part.prepared.job).folder, **told)
-        log.info(
-            "%d images of this hospital are at another one, too: consilium check --html", sum(map(len, told.values()))
-        )
+        self._shared.told(part, request.arrays, self.name)
         return Packed({}, _identity(part))
-
-    def _hashes(self, part: Participation) -> KeyedHashes:
-        """The keyed hashes of the images of a job; kept while the job is."""
-        if self._keyed is None or self._keyed[0] is not part:
-            where = self._file.consortium_secret
-            if where is None:
-                raise Refusal(RefusalCode.AGAINST_POLICY, "the hospital file names no consortium_secret")
-            job = part.prepared.job
-            paths = [record.path for record in part.prepared.records.records]
-            self._keyed = (part, keyed_hashes(paths, read_secret(where), job.job_id, reading_of(job)))
-        return self._keyed[1]
 
     def _groups(self, part: Participation, request: Packed) -> Packed:
         model, standardisation = unpack_model(request.arrays), unpack_standardisation(request.arrays)
@@ -363,17 +328,3 @@ def _evaluated(request: Packed) -> str:
 
 def _identity(part: Participation) -> dict[str, str]:
     return dict(part.identity)
-
-
-def _code_of(error: Exception) -> RefusalCode:
-    if out_of_memory(error):
-        return RefusalCode.OUT_OF_MEMORY
-    if _disk_full(error) or _disk_full(error.__cause__):
-        return RefusalCode.DISK_FULL
-    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), RefusalCode.INTERNAL)
-
-
-def _disk_full(error: BaseException | None) -> bool:
-    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or (
-        isinstance(error, sqlite3.OperationalError) and "full" in str(error)
-    )

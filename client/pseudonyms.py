@@ -9,11 +9,11 @@ Source: HMAC, RFC 2104. UIDs under 2.25 are UUIDs in decimal: DICOM PS3.5 annex 
 import hashlib
 import hmac
 import os
-import secrets
 import stat
 import uuid
 from pathlib import Path
 
+from client.own_secrets import make_once
 from common.errors import ConfigError, StorageError
 
 SALT_BYTES = 32
@@ -48,7 +48,7 @@ def load_salt(path: Path) -> bytes:
     """
     try:
         if not path.exists():
-            _make(path)
+            make_once(path, SALT_BYTES)
         mode = stat.S_IMODE(path.stat().st_mode)
         salt = path.read_bytes()
     except OSError as error:
@@ -71,22 +71,3 @@ def load_salt(path: Path) -> bytes:
 def _digest(salt: bytes, kind: str, text: str) -> bytes:
     """The kind keeps a patient id and a UID of the same letters apart."""
     return hmac.new(salt, f"{kind}\0{text}".encode(), hashlib.sha256).digest()
-
-
-def _make(path: Path) -> None:
-    """Make a salt; if another process makes one at the same time, the first one stays."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(SALT_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            # A link fails where the name is taken, a rename would replace another process's salt.
-            os.link(partial, path)
-        except FileExistsError:
-            return
-    finally:
-        partial.unlink(missing_ok=True)

@@ -37,7 +37,6 @@ Letters: N examples, C classes, b base.
 
 import functools
 import hashlib
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,9 +44,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from client.own_secrets import make_once
 from client.records import Record
 from client.rounding import rounded, rounded_counts, told_images
-from common.artifact import write_atomically
 from common.errors import DataError
 from common.messages import Description
 from common.metrics import ClassificationCounts, Float64, Int64
@@ -140,8 +139,7 @@ def hospital_key(state: Path) -> bytes:
     path = state / KEY_FILE
     try:
         if not path.exists():
-            state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_atomically(path, secrets.token_bytes(_KEY_BYTES), mode=0o600)
+            make_once(path, _KEY_BYTES)
         key = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: the key by which small counts are hidden cannot be had: {error.strerror}") from error

@@ -81,29 +81,11 @@ class ClassificationCounts:
 
 def count(probabilities: Float64, labels: Int64) -> ClassificationCounts:
     """Counts of probabilities (N, C) in [0, 1] against labels (N,) in 0..C-1."""
-    examples, classes = probabilities.shape
-    counts = ClassificationCounts.zeros(classes)
-    if examples == 0:
-        return counts
-    predicted = probabilities.argmax(axis=1)
-    np.add.at(counts.confusion, (labels, predicted), 1)
-    bins = score_bin(probabilities)
-    for column in range(classes):
-        np.add.at(counts.histograms[column], ((labels == column).astype(int), bins[:, column]), 1)
-    confidence = probabilities[np.arange(examples), predicted]
-    bucket = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    np.add.at(counts.calibration[0], bucket, 1)
-    np.add.at(counts.calibration[1], bucket, (predicted == labels).astype(np.int64))
-    np.add.at(counts.calibration[2], bucket, _fixed(confidence))
-    truth = np.eye(classes)[labels]
-    counts.losses[0] = _fixed(((probabilities - truth) ** 2).sum(axis=1)).sum()
-    own = probabilities[np.arange(examples), labels]
-    counts.losses[1] = _fixed(np.minimum(-np.log(np.maximum(own, 1e-300)), LOSS_LIMIT)).sum()
-    return counts
+    return count_each(probabilities[np.newaxis], labels)[0]
 
 
 def count_each(probabilities: Float64, labels: Int64) -> list[ClassificationCounts]:
-    """Counts of M heads at once, as `count` of each: probabilities (M, N, C) against labels (N,).
+    """Counts of M heads at once: probabilities (M, N, C) in [0, 1] against labels (N,) in 0..C-1.
 
     Where there are few examples and many heads, one by one takes ten times as long.
     """

@@ -5,6 +5,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,6 +22,7 @@ from common.sums import Sums
 from common.unlike import Spread, pack_spread
 from common.wire import CORRECTION, MAX_HEADS
 from server.centre import Centre
+from server.checkpoint import Round
 from server.kept_counts import KeptCounts
 from server.questions import Questions, pooled
 from server.strategies import Update
@@ -56,6 +58,27 @@ class Fitted:
     counts: ClassificationCounts | None = None
     train_loss: float | None = None
     norms: Mapping[str, float] = field(default_factory=dict)
+
+    def as_round(
+        self, number: int, lost: bool, outside: Mapping[str, str], start: float, epsilon: float | None = None
+    ) -> Round:
+        """What happened, for the record and the log. start: `time.perf_counter` when the round began; the rest as in `Round`."""
+        told = self.told
+        for name, reason in told.dropped.items():
+            log.warning("round %d goes on without %s: %s", number, name, reason)
+        return Round(
+            number=number,
+            lost=lost,
+            answered=sorted(told.answered),
+            train_loss=self.train_loss,
+            update_norms=self.norms,
+            dropped=told.dropped,
+            outside=outside,
+            bytes_down=told.bytes_down,
+            bytes_up=told.bytes_up,
+            seconds=time.perf_counter() - start,
+            epsilon=epsilon,
+        )
 
 
 @dataclass(frozen=True)

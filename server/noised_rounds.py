@@ -33,11 +33,9 @@ from server.members import Members
 from server.private_training import save
 from server.questions import listed
 from server.strategies import Aggregator, Update, answers_needed
+from server.training import LOST_ROUNDS_IN_A_ROW
 
 log = logging.getLogger(__name__)
-
-LOST_ROUNDS_IN_A_ROW = 3
-"""So many rounds without a quorum end the training."""
 
 USEFUL_SIGNAL = 2.0
 """Below this `signal` a model loses much: 0.03 of AUROC at 1.9, 0.17 at 0.7 (`benchmarks/privacy/client_level.py`)."""
@@ -130,21 +128,8 @@ class NoisedRounds:
             lost = len(told.answered) < min(answers_needed(self._job), math.inf if nodes is None else len(nodes))
             if not lost:
                 self._combine(number, list(fitted.updates))
-        for name, reason in told.dropped.items():
-            log.warning("round %d goes on without %s: %s", number, name, reason)
-        return Round(
-            number=number,
-            lost=lost,
-            answered=sorted(told.answered),
-            train_loss=fitted.train_loss,
-            update_norms=fitted.norms,
-            dropped=told.dropped,
-            outside=self._questions.members.dropped,
-            bytes_down=told.bytes_down,
-            bytes_up=told.bytes_up,
-            seconds=time.perf_counter() - start,
-            epsilon=spent_after(self._job, number),
-        )
+        outside = self._questions.members.dropped
+        return fitted.as_round(number, lost, outside, start, epsilon=spent_after(self._job, number))
 
     def _combine(self, number: int, updates: list[Update]) -> None:
         if self._central is not None:

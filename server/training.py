@@ -147,22 +147,8 @@ class Training:
                     if fitted.mean is not None
                     else self._aggregator.combine(number, self._model, fitted.updates)
                 )
-        for name, reason in told.dropped.items():
-            log.warning("round %d goes on without %s: %s", number, name, reason)
         self._dropped = told.dropped
-        made = Round(
-            number=number,
-            lost=lost,
-            answered=sorted(told.answered),
-            train_loss=fitted.train_loss,
-            update_norms=fitted.norms,
-            dropped=told.dropped,
-            outside=self._questions.members.dropped,
-            bytes_down=told.bytes_down,
-            bytes_up=told.bytes_up,
-            seconds=time.perf_counter() - start,
-        )
-        return made, fitted.counts
+        return fitted.as_round(number, lost, self._questions.members.dropped, start), fitted.counts
 
     def _examples(self) -> dict[str, int]:
         """Examples of each member, as a fit counts them."""

@@ -132,7 +132,8 @@ class DataCheck:
         try:
             from client.check import check_hospitals  # torch comes with it, and most visits look at no data
 
-            found = check_hospitals({self._own.name: self._own.data.source}, None, self._progress)
+            where, own = {self._own.name: self._own.data.source}, self._own
+            found = check_hospitals(where, None, self._progress, own.cache_folder, own.state_folder)
         except Exception as error:
             log.error("the data check failed (%s)", type(error).__name__)
             log.debug("it was this", exc_info=True)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from client.check import CheckResult, ClassFindings, HospitalFindings, check_hospitals
+from client.check import check_hospitals
+from client.check_findings import CheckResult, ClassFindings, HospitalFindings
 from client.check_table import print_check
 from common.wire import PARTS
 

@@ -100,7 +100,11 @@ class Deployment:
         return self._folder_in(done.stdout)
 
     def start(self, job: Job) -> Path:
-        """Start a job, and leave it going; gives the run's folder."""
+        """Start a job, and leave it going; gives the run's folder.
+
+        A hospital may still be at a run that lost it: that one ends first.
+        """
+        until(lambda: not any(map(self.fitting, HOSPITALS)), 120, "every hospital is done with the run before")
         return self._folder_in(self.cli("coordinator", "run", "--detach", self.approve(job)).stdout)
 
     def _folder_in(self, output: str) -> Path:
