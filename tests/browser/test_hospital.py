@@ -170,6 +170,8 @@ def test_everything_is_reached_with_the_keyboard(page, address):
     page.keyboard.press("Enter")
     expect(page.locator("#main")).to_be_focused()
     page.get_by_role("link", name="Bedside").press("Enter")
+    expect(page.locator("#file")).to_be_attached()
+    page.wait_for_load_state()
     reached = set()
     for _ in range(14):
         page.keyboard.press("Tab")
