@@ -7,16 +7,18 @@ one local epoch a round), the whole model to and from every hospital in each rou
 Against it, on the same patients of the same four hospitals: the closed-form head, and 20 rounds of fedavg of the head.
 Every time is of one process with cold caches: the recipe keeps its decoded images in memory, the head passes each
 image through the network once, and both are counted. Seconds are of the processors, since other work may share the
-machine; seconds on the clock are beside them. It stops when the recipe reaches the closed-form head's AUROC. Prints
-Markdown tables, and writes DIR/recipe_rounds.json after every round.
+machine; seconds on the clock are beside them. It stops when the recipe reaches the closed-form head's AUROC. Bytes are
+also measured for ResNet-50, which needs no trained weights: two jobs over few images, and the recipe's message. Prints
+Markdown tables, and writes DIR/recipe.json after every round.
 """
 
 import argparse
-import json
+import contextlib
+import io
 import logging
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +31,14 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 from safetensors.torch import load_file
 
+from benchmarks.chest_sample import hospitals as small_hospitals
+from benchmarks.chest_sample import job_with
+from benchmarks.outcome import Headline, Outcome, Table, publish, shown
 from client.chains import IMAGENET_MEAN, IMAGENET_STD
 from client.images import load_pictures, to_input
 from client.progress import progress
 from client.records import Record, assign, read_rows
 from client.slices import reading_of
-from common.backbones import backbone_row
 from common.config_file import load_yaml
 from common.flower_records import size_of
 from common.job import Job, parse_job
@@ -44,6 +48,8 @@ from simulation.run import simulate
 PROJECT = Path(__file__).resolve().parent.parent
 NAMES = ("nih_clinical_center", "guangzhou_children", "actualmed_spain", "figure1")
 BATCH, MOMENTUM = 64, 0.9
+FEW_IMAGES = 160
+RECIPE_ROUND = "the recipe, one round"
 HEADS: Mapping[str, Mapping[str, Any]] = {
     "closed-form head, one round": {},
     "fedavg of the head, 20 rounds": {"method": {"name": "fedavg", "rounds": 20}, "features": {"stages": "last"}},
@@ -74,42 +80,63 @@ def main() -> None:
     parser.add_argument("shared", type=Path, help="folder with data/chest_xray and weights/")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.01, 0.001], help="learning rates of the recipe")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of the recipe, at most")
-    parser.add_argument("--out", type=Path, help="folder for recipe_rounds.json")
+    parser.add_argument("--out", type=Path, help="folder for recipe.json")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
     hospitals = {name: given.shared / "data" / "chest_xray" / name for name in NAMES}
     content = load_yaml(PROJECT / "configs" / "chest_xray.yaml")
-    found = [
-        _head(title, {**content, **changes}, hospitals, given.shared / "weights") for title, changes in HEADS.items()
+    resnet = _resnet50(given.shared)
+    heads = [
+        _head(name, {**content, **changes}, hospitals, given.shared / "weights") for name, changes in HEADS.items()
     ]
-    _write(given.out, found)
-    goal = found[0].auroc[-1]
+    recipes: list[Course] = []
     for lr in given.lr:
         course = Course(f"the recipe, lr {lr:g}")
-        found.append(course)
-        for _ in _recipe(course, parse_job(content), hospitals, given.shared / "weights", lr, given.rounds, goal):
-            _write(given.out, found)
-    print_tables(found)
+        recipes.append(course)
+        for _ in _recipe(
+            course, parse_job(content), hospitals, given.shared / "weights", lr, given.rounds, heads[0].auroc[-1]
+        ):
+            with contextlib.redirect_stdout(io.StringIO()):
+                publish(outcome_of(heads, recipes, resnet), given.out)
+    publish(outcome_of(heads, recipes, resnet), given.out)
 
 
 def _head(title: str, content: Mapping[str, Any], hospitals: Mapping[str, Path], weights: Path) -> Course:
     """A job as it is, from a cold cache: only its end is known."""
     course, cpu, clock = Course(title), time.process_time(), time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        run = simulate(
-            parse_job(dict(content)),
-            hospitals,
-            Path(folder) / "run",
-            weights_dir=weights,
-            cache_dir=Path(folder) / "cache",
-        )
-    sent = run.summary["communication"]
-    auroc = float(run.summary["metrics"]["pooled"]["auroc"])
-    seconds = time.process_time() - cpu, time.perf_counter() - clock
-    course.add(auroc, *seconds, sent["bytes_up"] + sent["bytes_down"])
-    print(f"{title}: AUROC {auroc:.4f}, {seconds[0]:.0f} s of processors, {course.bytes[-1] / 1e6:.1f} MB", flush=True)
+    summary = _summary(parse_job(dict(content)), hospitals, weights)
+    auroc = float(summary["metrics"]["pooled"]["auroc"])
+    course.add(auroc, time.process_time() - cpu, time.perf_counter() - clock, _bytes(summary))
+    print(
+        f"{title}: AUROC {auroc:.4f}, {course.cpu_s[-1]:.0f} s of processors, {course.bytes[-1] / 1e6:.1f} MB",
+        flush=True,
+    )
     return course
+
+
+def _summary(job: Job, hospitals: Mapping[str, Path], weights: Path | None) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        return simulate(job, hospitals, scratch / "run", weights_dir=weights, cache_dir=scratch / "cache").summary
+
+
+def _bytes(summary: Mapping[str, Any]) -> int:
+    return int(summary["communication"]["bytes_up"] + summary["communication"]["bytes_down"])
+
+
+def _resnet50(shared: Path) -> dict[str, int]:
+    """Bytes of each job, and of a round of the recipe, with ResNet-50: they do not depend on weights or images."""
+    backbone = {"name": "resnet50", "weights": "random"}
+    with tempfile.TemporaryDirectory() as folder:
+        few = small_hospitals(shared, Path(folder), FEW_IMAGES)
+        found = {
+            name: _bytes(_summary(job_with(backbone=backbone, image={"size": 64}, **changes), few, None))
+            for name, changes in HEADS.items()
+        }
+    network = torchvision.models.resnet50()
+    network.fc = torch.nn.Linear(2048, job_with().num_classes)
+    return {**found, RECIPE_ROUND: 2 * len(NAMES) * size_of(_message(network, 1))}
 
 
 def _recipe(
@@ -130,8 +157,7 @@ def _recipe(
         for pixels, labels in train.values():
             network.load_state_dict(state)
             _train(network, pixels, labels, lr, generator)
-            arrays = ArrayRecord({name: Array(tensor.numpy().copy()) for name, tensor in network.state_dict().items()})
-            content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": len(labels)})})
+            content = _message(network, len(labels))
             # The same size down as up: the whole model both ways.
             sent += 2 * size_of(content)
             replies.append(Message(content, dst_node_id=1, message_type="train"))
@@ -157,6 +183,12 @@ def _recipe(
         yield course
         if auroc >= goal:
             return
+
+
+def _message(network: torch.nn.Module, examples: int) -> RecordDict:
+    """The whole model as a hospital sends it."""
+    arrays = ArrayRecord({name: Array(tensor.numpy().copy()) for name, tensor in network.state_dict().items()})
+    return RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": examples})})
 
 
 def _images(records: Any, job: Job) -> tuple[torch.Tensor, torch.Tensor]:
@@ -206,36 +238,54 @@ def _auroc(network: torch.nn.Module, pixels: torch.Tensor, labels: torch.Tensor)
     return float(derive(count(scores.numpy(), labels.numpy())).auroc or 0.0)
 
 
-def _write(out: Path | None, found: list[Course]) -> None:
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe_rounds.json").write_text(json.dumps([vars(one) for one in found], indent=1), encoding="utf-8")
-
-
-def print_tables(found: list[Course]) -> None:
-    """Each way with its best AUROC, and what the recipe needed for the AUROC of each head."""
-    print("\n| trained by | rounds | test AUROC | s of processors | s on the clock | MB |\n|---|---|---|---|---|---|")
-    for one in found:
-        for number in range(len(one.auroc)):
-            print(
-                f"| {one.name} | {number + 1 if len(found[2:]) and one in found[2:] else '–'} | {one.auroc[number]:.4f} | "
-                f"{one.cpu_s[number]:.0f} | {one.clock_s[number]:.0f} | {one.bytes[number] / 1e6:.2f} |"
-            )
-    print(
-        "\n| the recipe against | its AUROC reached in round | times the seconds | times the bytes |\n|---|---|---|---|"
-    )
-    for recipe in found[2:]:
-        for head in found[:2]:
+def outcome_of(heads: Sequence[Course], recipes: Sequence[Course], resnet50: Mapping[str, int]) -> Outcome:
+    """What was found so far. heads: one round each, in the order of `HEADS`. resnet50: bytes by name."""
+    rows = [
+        (one.name, at + 1 if one in recipes else None, f"{auroc:.4f}", cpu, clock, sent / 1e6)
+        for one in [*heads, *recipes]
+        for at, (auroc, cpu, clock, sent) in enumerate(zip(one.auroc, one.cpu_s, one.clock_s, one.bytes, strict=True))
+    ]
+    ratios, headlines = [], []
+    for recipe in (one for one in recipes if one.auroc):
+        for head in heads:
             reached = next((at for at, auroc in enumerate(recipe.auroc) if auroc >= head.auroc[-1]), None)
             at = len(recipe.auroc) - 1 if reached is None else reached
             more = "at least " if reached is None else ""
-            print(
-                f"| {recipe.name}, against {head.name} | {'not in ' + str(at + 1) if reached is None else at + 1} | "
-                f"{more}{recipe.cpu_s[at] / head.cpu_s[-1]:.1f} | {more}{recipe.bytes[at] / head.bytes[-1]:.0f} |"
+            when = f"not in {at + 1}: best {max(recipe.auroc):.3f}" if reached is None else f"round {at + 1}"
+            time_ratio, byte_ratio = recipe.cpu_s[at] / head.cpu_s[-1], recipe.bytes[at] / head.bytes[-1]
+            resnet_ratio = (at + 1) * resnet50[RECIPE_ROUND] / resnet50[head.name]
+            ratios.append(
+                (recipe.name, head.name, when, *(f"{more}{shown(r)}" for r in (time_ratio, byte_ratio, resnet_ratio)))
             )
-    mobilenet, resnet = backbone_row("mobilenet_v2").parameters, backbone_row("resnet50").parameters
-    print(
-        f"\nresnet50 has {resnet / mobilenet:.1f} times the weights of mobilenet_v2: so many times the bytes of a round."
+            headlines.append(
+                Headline(
+                    f"{head.name}, against {recipe.name} (all weights, whole model exchanged)",
+                    f"AUROC {head.auroc[-1]:.3f}, which the recipe reaches in {when.replace('not in', 'none of')}: "
+                    f"{more}{shown(time_ratio)} times the seconds, {more}{shown(byte_ratio)} times the bytes",
+                )
+            )
+    return Outcome(
+        "recipe",
+        "python -m benchmarks.recipe SHARED",
+        (
+            Table(
+                "After each round of the recipe, and at the end of the heads",
+                ("trained by", "round", "test AUROC", "s of processors", "s on the clock", "MB"),
+                tuple(rows),
+            ),
+            Table(
+                "The recipe until it has a head's AUROC, over what the head needs",
+                ("recipe", "head", "reached", "times the seconds", "times the bytes", "times the bytes, ResNet-50"),
+                tuple(ratios),
+            ),
+            Table(
+                "Bytes with ResNet-50, all hospitals",
+                ("what", "MB"),
+                tuple((name, sent / 1e6) for name, sent in resnet50.items()),
+            ),
+        ),
+        tuple(headlines),
+        {"courses": [vars(one) for one in [*heads, *recipes]], "resnet50_bytes": dict(resnet50)},
     )
 
 

@@ -92,7 +92,10 @@ def _quiet() -> None:
     """Values of elements in pydicom's warnings and log would be a patient's."""
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     for name in ("pydicom", "pylibjpeg", "openjpeg"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        logger = logging.getLogger(name)
+        # Setting a level empties the caches of all loggers: not once for each file.
+        if logger.level <= logging.CRITICAL:
+            logger.setLevel(logging.CRITICAL + 1)
         warnings.filterwarnings("ignore", module=rf"{re.escape(name)}(\.|$)")
 
 

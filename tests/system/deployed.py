@@ -17,6 +17,7 @@ from client.agent_status import read_status
 from common.job import Job
 from deploy.processes import free_port
 from deploy.supervisor import State, read_state
+from server.now import NOW
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOSPITALS = ("hospital-a", "hospital-b", "hospital-c")
@@ -129,9 +130,18 @@ class Deployment:
         return state
 
     def fitting(self, hospital: str) -> bool:
-        """Whether a hospital's agent is training right now."""
+        """Whether a hospital's agent is training right now, for whatever run."""
         status = read_status(self.folder / f"state-{hospital}")
         return status is not None and status.doing == "fit"
+
+    def fits_round(self, hospital: str, run: Path) -> int | None:
+        """The round of this run that a hospital's agent is training for right now; None while it is not."""
+        try:
+            now = json.loads((run / NOW).read_text())
+        except FileNotFoundError:
+            return None
+        asked = now["kind"] == "fit" and now["hospitals"].get(hospital, {}).get("state") == "asked"
+        return int(now["round"]) if asked and self.fitting(hospital) else None
 
     def children(self, hospital: str, command: str) -> list[int]:
         """Processes of a command of Flower (flwr-clientapp, flwr-serverapp) that belong to a hospital or the coordinator."""
