@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cli.images import one_of
@@ -82,13 +84,16 @@ def _written(
 ) -> list[str]:
     """Writes heat maps and DICOM results; says what was written, in sentences."""
     from client.diagnosis_files import write_dicom, write_heatmaps
+    from client.slices import reading_of
 
     told = []
     if heatmaps is not None:
-        told.append(f"{write_heatmaps(found, heatmaps)} heat maps are in {heatmaps}")
+        told.append(
+            f"{write_heatmaps(found, reading_of(diagnostician.manifest.job), heatmaps)} heat maps are in {heatmaps}"
+        )
     if dicom_out is not None:
         number, passed = write_dicom(found, diagnostician, model, dicom_out)
-        other = f"; {passed} images are no DICOM files" if passed else ""
+        other = f"; {passed} images are not DICOM" if passed else ""
         told.append(f"DICOM results of {number} images are in {dicom_out}{other}")
     return told
 
@@ -124,7 +129,8 @@ def _print_csv(found: "Sequence[Diagnosis]", classes: Sequence[str]) -> None:
 
 def _print_table(found: "Sequence[Diagnosis]", diagnostician: "Diagnostician", written: Sequence[str]) -> None:
     classes, manifest = list(diagnostician.manifest.job.classes), diagnostician.manifest
-    table = Table(box=None)
+    folder = Path(os.path.commonpath([one.image.absolute().parent for one in found]))
+    table = Table(box=None, title=f"images in {escape(str(folder))}" if len(found) > 1 else None, title_justify="left")
     table.add_column("image", overflow="fold")
     for heading in ("diagnosis", *classes, "distance"):
         table.add_column(heading, no_wrap=True)
@@ -133,7 +139,11 @@ def _print_table(found: "Sequence[Diagnosis]", diagnostician: "Diagnostician", w
         probabilities = [_number(one.probabilities.get(name), 3) for name in classes]
         remarks = [*one.reasons, *(finding.words for finding in one.findings if not finding.refer)]
         table.add_row(
-            str(one.image), one.label, *probabilities, _number(one.distance, 2), "; ".join(remarks) or one.words or ""
+            escape(str(one.image.absolute().relative_to(folder))),
+            one.label,
+            *probabilities,
+            _number(one.distance, 2),
+            "; ".join(remarks) or one.words or "",
         )
     console = Console()
     console.print(table)

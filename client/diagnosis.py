@@ -23,9 +23,10 @@ from client.extractor import Extractor, Pixels
 from client.feature_space import columns_of, fingerprint_of
 from client.frame import Frame
 from client.image_quality import Finding, quality_findings
-from client.images import IMAGE_SUFFIXES, is_image, load_pictures, to_input
+from client.images import IMAGE_SUFFIXES, load_pictures, to_input
 from client.local_state import load_kept
 from client.own_parts import batch_norm_of, personalised
+from client.records import images_below
 from client.slices import reading_of
 from client.tuned import installed
 from client.weights import load_backbone
@@ -52,8 +53,7 @@ LACKING: Mapping[str, str] = {
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The images among files and folders, in order; of a folder all images below it,
-    but one that holds a DICOM series is one study.
+    """The images among files and folders, in order. Of a folder all images below it; one that holds a DICOM series is one study.
 
     Raises:
         DataError: a folder has none.
@@ -63,11 +63,7 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir() or is_series(path):
             found.append(path)
             continue
-        inside = sorted(
-            one
-            for one in path.rglob("*")
-            if one.is_file() and is_image(one) and not any(part.startswith(".") for part in one.parts)
-        )
+        inside = sorted(images_below(path))
         if not inside:
             raise DataError(f"{path}: no image below it; expected files with one of {', '.join(IMAGE_SUFFIXES)}")
         found += inside

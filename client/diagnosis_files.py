@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.diagnosis import Diagnosis, Diagnostician
-from client.dicom_results import Algorithm, is_dicom, secondary_capture, structured_report
-from client.images import load_image
+from client.dicom_results import Algorithm, is_dicom, looked_at, secondary_capture, structured_report
+from client.images import shown_picture
 from client.overlay import overlay
+from client.slices import Reading, reading_of
 from common.errors import DataError
 
 
-def write_heatmaps(found: Sequence[Diagnosis], folder: Path) -> int:
-    """A PNG for each image that was read, named after it; returns how many.
+def write_heatmaps(found: Sequence[Diagnosis], reading: Reading, folder: Path) -> int:
+    """A PNG for each image that was read, named after it; of slices one of the middle. Returns how many.
 
     Raises:
         DataError: the folder cannot be written.
@@ -21,17 +22,17 @@ def write_heatmaps(found: Sequence[Diagnosis], folder: Path) -> int:
     for one, name in zip(shown, _names(shown), strict=True):
         if one.heatmap is not None and one.frame is not None:
             with _Writing(folder):
-                overlay(load_image(one.image), one.heatmap, one.frame).save(folder / f"{name}.png")
+                overlay(shown_picture(one.image, reading), one.heatmap, one.frame).save(folder / f"{name}.png")
     return len(shown)
 
 
 def write_dicom(found: Sequence[Diagnosis], diagnostician: Diagnostician, model: Path, folder: Path) -> tuple[int, int]:
-    """A Secondary Capture and a Structured Report of each DICOM image; returns how many, and how many are no DICOM.
+    """A Secondary Capture and a Structured Report of each DICOM image or series; returns how many, and how many are no DICOM.
 
     Raises:
         DataError: the folder cannot be written, or a file lacks what DICOM demands of its reference.
     """
-    manifest = diagnostician.manifest
+    manifest, reading = diagnostician.manifest, reading_of(diagnostician.manifest.job)
     algorithm = Algorithm(
         name=f"Consilium {manifest.job.name}"[:64],
         version=manifest.versions.get("consilium", "unknown"),
@@ -43,10 +44,11 @@ def write_dicom(found: Sequence[Diagnosis], diagnostician: Diagnostician, model:
     for one, name in zip(dicom, _names(dicom), strict=True):
         if one.heatmap is None or one.frame is None:
             continue
-        picture = overlay(load_image(one.image), one.heatmap, one.frame)
+        looked, picture = looked_at(one.image, reading), shown_picture(one.image, reading)
+        capture = secondary_capture(one, looked, overlay(picture, one.heatmap, one.frame), algorithm)
         with _Writing(folder):
-            secondary_capture(one, picture, algorithm).save_as(folder / f"{name}.overlay.dcm")
-            structured_report(one, algorithm).save_as(folder / f"{name}.report.dcm")
+            capture.save_as(folder / f"{name}.overlay.dcm")
+            structured_report(one, looked, algorithm).save_as(folder / f"{name}.report.dcm")
     return len(dicom), len(found) - len(dicom)
 
 

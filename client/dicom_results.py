@@ -2,7 +2,8 @@
 
 The report is a Comprehensive SR of template TID 1500 (Measurement Report): for the image it measures the probability
 of each class, the confidence and the distance from the training images, says what the model says, names the
-algorithm, and why a radiologist is asked. Both say that they are not for clinical use.
+algorithm, and why a radiologist is asked. Of a series or a file of several frames it refers to those that the model
+looked at, and the capture shows the middle one of them. Both say that they are not for clinical use.
 
 Source: DICOM PS3.3 A.8.4 (Multi-frame and single Secondary Capture), A.35.3 (Comprehensive SR); PS3.16 TID 1500, 1501, 4019.
 """
@@ -14,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from highdicom.sc import SCImage
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -38,6 +38,9 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from client.diagnosis_record import REFER, Diagnosis
+from client.dicom_header import has_magic, read_header
+from client.dicom_series import is_series, open_series
+from client.slices import Reading, chosen
 from common.errors import DataError
 from common.operating_point import OperatingPoint
 
@@ -61,22 +64,46 @@ class Algorithm:
     lacking: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What the model looked at of a DICOM file or series: headers without pixels, one for each file, and which one is shown.
+
+    frames: numbers from 1 of a file that has several, of which `frame` is shown; None of other files.
+    """
+
+    headers: tuple[Dataset, ...]
+    shown: Dataset
+    frames: tuple[int, ...] | None = None
+    frame: int | None = None
+
+
 def is_dicom(path: Path) -> bool:
-    """Whether a file is a DICOM file, by its content (PS3.10, section 7.1: `DICM` at byte 128)."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    """Whether a file is a DICOM file, or a folder a series, by its content."""
+    return is_series(path) if path.is_dir() else has_magic(path)
 
 
-def secondary_capture(found: Diagnosis, picture: Image.Image, algorithm: Algorithm) -> Dataset:
-    """The picture (mode RGB, of the image's own size) as a Secondary Capture in the study of the image.
+def looked_at(path: Path, reading: Reading) -> Looked:
+    """What results about an image refer to. Type 2 elements that are not there are empty in it.
 
     Raises:
-        DataError: the image's file lacks what a reference to it needs.
+        DataError: it cannot be read, or lacks what a reference to it needs.
     """
-    source = _source(found.image)
+    if path.is_dir():
+        slices = open_series(path)
+        numbers = chosen(slices.count, reading.slices)
+        headers = {number: _referable(path, slices.headers[number]) for number in numbers}
+        return Looked(tuple(headers.values()), headers[numbers[len(numbers) // 2]])
+    header = _referable(path, read_header(path))
+    count = int(header.get("NumberOfFrames") or 1)
+    if count == 1:
+        return Looked((header,), header)
+    frames = tuple(number + 1 for number in chosen(count, reading.slices))
+    return Looked((header,), header, frames, frames[len(frames) // 2])
+
+
+def secondary_capture(found: Diagnosis, looked: Looked, picture: Image.Image, algorithm: Algorithm) -> Dataset:
+    """The picture (mode RGB, of the size of the slice that is shown) as a Secondary Capture in the study of the image."""
+    source = looked.shown
     shown = found.heatmap.shown if found.heatmap else ""
     capture = SCImage.from_ref_dataset(
         ref_dataset=source,
@@ -99,17 +126,14 @@ def secondary_capture(found: Diagnosis, picture: Image.Image, algorithm: Algorit
     capture.BurnedInAnnotation = "NO"
     reference = Dataset()
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    if looked.frame is not None:
+        reference.ReferencedFrameNumber = looked.frame
     capture.SourceImageSequence = [reference]
     return capture
 
 
-def structured_report(found: Diagnosis, algorithm: Algorithm) -> Dataset:
-    """The diagnosis as a Comprehensive SR in the study of the image.
-
-    Raises:
-        DataError: the image's file lacks what a reference to it needs.
-    """
-    source = _source(found.image)
+def structured_report(found: Diagnosis, looked: Looked, algorithm: Algorithm) -> Dataset:
+    """The diagnosis as a Comprehensive SR in the study of the image; it refers to all that was looked at."""
     device = DeviceObserverIdentifyingAttributes(
         uid=generate_uid(entropy_srcs=[algorithm.digest]),
         name="Consilium",
@@ -117,15 +141,18 @@ def structured_report(found: Diagnosis, algorithm: Algorithm) -> Dataset:
         model_name=algorithm.name,
         serial_number=algorithm.digest[:64],
     )
+    frames = list(looked.frames) if looked.frames is not None else None
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=generate_uid(), identifier="The whole image"),
+        tracking_identifier=TrackingIdentifier(uid=generate_uid(), identifier=_seen(looked)),
         finding_type=_code("finding", "Finding of a model"),
         algorithm_id=AlgorithmIdentification(
             name=algorithm.name, version=algorithm.version, parameters=list(_parameters(algorithm))
         ),
         measurements=list(_measurements(found)),
         qualitative_evaluations=list(_evaluations(found)),
-        source_images=[SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)],
+        source_images=[
+            SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID, frames) for one in looked.headers
+        ],
     )
     comments = [
         NOT_FOR_CLINICAL_USE,
@@ -148,7 +175,7 @@ def structured_report(found: Diagnosis, algorithm: Algorithm) -> Dataset:
         imaging_measurements=[group],
     )
     return ComprehensiveSR(
-        evidence=[source],
+        evidence=list(looked.headers),
         content=report[0],
         series_instance_uid=generate_uid(),
         series_number=9002,
@@ -196,17 +223,20 @@ def _code(value: str, meaning: str) -> CodedConcept:
     return CodedConcept(value=value, scheme_designator=_SCHEME, meaning=meaning[:64])
 
 
-def _source(path: Path) -> Dataset:
-    """The image's header, with empty values for what DICOM wants to be there even if it is not known (type 2)."""
-    try:
-        source = deepcopy(pydicom.dcmread(path, stop_before_pixels=True))
-    except Exception as error:  # pydicom raises nearly any type on damaged content
-        raise DataError(f"{path}: cannot be read as a DICOM file: {error}") from error
-    lacking = [name for name in _TYPE_1 if not source.get(name)]
+def _seen(looked: Looked) -> str:
+    """What was measured, in words."""
+    number = len(looked.frames) if looked.frames is not None else len(looked.headers)
+    return "The whole image" if number == 1 else f"{number} slices together"
+
+
+def _referable(path: Path, header: Dataset) -> Dataset:
+    """A header with empty values for what DICOM wants to be there even if it is not known (type 2)."""
+    lacking = [name for name in _TYPE_1 if not header.get(name)]
     if lacking:
         raise DataError(
             f"{path}: expected a DICOM file with {', '.join(lacking)}, found none; no result can refer to it"
         )
+    source = deepcopy(header)
     for name in _TYPE_2:
         if name not in source:
             setattr(source, name, None)

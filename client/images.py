@@ -108,6 +108,16 @@ def load_pictures(path: Path, reading: Reading) -> Iterator[Image.Image]:
         yield from pictures_of(path, found, reading)
 
 
+def shown_picture(path: Path, reading: Reading) -> Image.Image:
+    """What stands for an image under a heat map: the middle one of the pictures that a job looks at.
+
+    Raises:
+        DataError: as `load_pictures`.
+    """
+    pictures = list(load_pictures(path, reading))
+    return pictures[len(pictures) // 2]
+
+
 def pictures_of(path: Path, found: Image.Image | Slices, reading: Reading) -> Iterator[Image.Image]:
     """The same of what is opened already."""
     if isinstance(found, Slices):

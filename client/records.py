@@ -209,7 +209,7 @@ def _folder_rows(folder: Path, key_folder: Path) -> list[Row]:
     """One row per image in a sub-folder, at any depth; the label is the name of the uppermost one."""
     if not folder.is_dir():
         raise DataError(f"cannot find {folder}; give a hospital's folder, or its manifest")
-    found = [(one.name, path) for one in sorted(folder.iterdir()) if _visible_folder(one) for path in _images(one)]
+    found = [(one.name, path) for one in sorted(folder.iterdir()) if _visible_folder(one) for path in images_below(one)]
     rows = []
     with progress("images listed", len(found)) as advance:
         for label, path in sorted(found, key=lambda item: item[1]):
@@ -226,8 +226,8 @@ def _patient(path: Path, key_folder: Path) -> str:
         return stem_of(path)
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    """The images in a class folder: files, and folders that are a series. Links to folders are not followed."""
+def images_below(folder: Path) -> Iterator[Path]:
+    """The images in a folder, in no order: files, and folders that are a series. Links to folders are not followed."""
     inside: list[Path] = []
     with suppress(PermissionError):
         inside = list(folder.iterdir())
@@ -236,7 +236,7 @@ def _images(folder: Path) -> Iterator[Path]:
             if is_series(path):
                 yield path
             else:
-                yield from _images(path)
+                yield from images_below(path)
         elif not path.name.startswith(".") and path.is_file() and is_image(path):
             yield path
 

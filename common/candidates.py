@@ -40,17 +40,18 @@ class Candidate:
     error: float
 
 
-def candidates(job: Job, sums: Sums) -> list[Candidate]:
+def candidates(job: Job, sums: Sums, whole: Ridge | None = None) -> list[Candidate]:
     """The heads that the job's options allow, on standardised features (C, D), at most `MAX_HEADS`.
 
-    Subsets of stages are blocks of the same sums, so they cost no further exchange.
+    Subsets of stages are blocks of the same sums, so they cost no further exchange. whole: the ridge of all features, for
+    whoever has solved it already.
     """
     strengths = job.method.ridge or RIDGE
     balancing = {"none": (False,), "balanced": (True,)}.get(job.method.class_weights, (False, True))
     subsets = list(subsets_of(job).items())[: max(1, MAX_HEADS // (len(strengths) * len(balancing)))]
     found = []
     for name, columns in subsets:
-        ridge = Ridge(sums, columns)
+        ridge = whole if whole is not None and columns is None else Ridge(sums, columns)
         for strength in strengths:
             error = ridge.error_left_out(strength)
             for balanced in balancing:

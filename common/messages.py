@@ -15,8 +15,11 @@ from common.metrics import ClassificationCounts
 from common.model import Model
 from common.wire import COUNT_DTYPES, AnyArray, Packed
 
+_NOTHING = np.zeros(0)
+"""Of each description without sums: one for all hospitals."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Space:
     """What must be equal at all hospitals of a job: digests (64 hex digits) that say nothing about their patients.
 
@@ -39,7 +42,7 @@ class Space:
         return cls(*(str(packed.fields[name]) for name in ("job-id", "fingerprint", "backbone-digest", "tuned-digest")))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Description:
     """What a hospital says of itself for one job.
 
@@ -60,7 +63,7 @@ class Description:
 
     def without_sums(self) -> "Description":
         """Without the sums of features (D = 0), where these are not wanted any more."""
-        return replace(self, sums=self.sums[:0].copy(), squares=self.squares[:0].copy())
+        return replace(self, sums=_NOTHING, squares=_NOTHING)
 
     def rounded(self) -> "Description":
         """With sums of float32 numbers, half as long: enough to hold other sums against them."""

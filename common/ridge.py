@@ -37,6 +37,21 @@ class Scores:
     bias: Float64
 
 
+@dataclass(frozen=True)
+class PrincipalAxes:
+    """The R directions in which the standardised examples vary most: z = (x - mean) / scale, mean and scale (D,).
+
+    axes (R, D) of length 1, or 0 where the examples span fewer. variances (R,) along them. rest: the mean variance in all other
+    directions of the D.
+    """
+
+    mean: Float64
+    scale: Float64
+    axes: Float64
+    variances: Float64
+    rest: float
+
+
 class Ridge:
     """All ridge heads of a subset of the features.
 
@@ -49,7 +64,8 @@ class Ridge:
         self._width = len(sums.gram) - 1
         chosen = np.arange(self._width) if columns is None else columns
         self._n, self._counts = sums.examples, sums.class_counts
-        mean = sums.gram[chosen, -1] / self._n
+        self._all_means = sums.gram[:-1, -1] / self._n
+        mean = self._all_means[chosen]
         squares = np.diag(sums.gram)[chosen] / self._n
         variance = squares - mean**2
         varies = variance > _LEAST_VARIANCE * np.maximum(squares, 1e-30)
@@ -123,6 +139,16 @@ class Ridge:
         total = float(counts.sum() - (counts**2).sum() / self._n)
         residual = total - 2.0 * float((weight * right).sum()) + float((weight * (self._scatter @ weight)).sum())
         return residual / self._n / self._kept(strength) ** 2
+
+    def principal_axes(self, count: int) -> PrincipalAxes:
+        """Of a ridge of all features: its R = `count` principal axes. A constant feature is 0 in all of them, with scale 1."""
+        mean, scale = self._all_means.copy(), np.ones(self._width)
+        mean[self._columns], scale[self._columns] = self._mean, self._scale
+        values, vectors = self._values[::-1][:count] / self._n, self._vectors[:, ::-1][:, :count]
+        axes, variances = np.zeros((count, self._width)), np.zeros(count)
+        axes[: len(values), self._columns], variances[: len(values)] = vectors.T, values
+        rest = (float(self._values.sum()) / self._n - float(values.sum())) / max(1, self._width - count)
+        return PrincipalAxes(mean, scale, axes, variances, rest)
 
     def _kept(self, strength: float) -> float:
         """1 - h, where h is the mean leverage of an example: how much of its own score it decides."""

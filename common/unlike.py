@@ -26,7 +26,7 @@ from pydantic import Field
 from common.config_file import Section
 from common.head import Float32, Float64, Standardisation
 from common.metrics import SCORE_BINS, Int64, score_bin, score_edges
-from common.sums import Sums
+from common.ridge import Ridge
 
 DIRECTIONS = 64
 """R, at most: measured in `docs/diagnosis.md`."""
@@ -64,19 +64,15 @@ class Spread:
     variances: Float32
 
     @classmethod
-    def of(cls, sums: Sums, standardisation: Standardisation) -> Self:
-        """That of standardised examples, of whose features (D,) the sums are."""
-        features = len(sums.gram) - 1
-        centre = sums.gram[:-1, -1] / sums.examples
-        covariance = sums.gram[:-1, :-1] / sums.examples - np.outer(centre, centre)
-        directions = directions_of(features, True)
-        values, vectors = np.linalg.eigh(covariance)
-        rest = max(float(values[: features - directions].mean()), 1e-12)
-        first = values[features - directions :][::-1]
-        variances = np.append(np.maximum(first, _LEAST_VARIANCE * max(float(values.mean()), 1e-12)), rest)
+    def of(cls, ridge: Ridge, standardisation: Standardisation) -> Self:
+        """That of the examples that a ridge of all features was made of; they had been standardised before."""
+        features = len(standardisation.mean)
+        found = ridge.principal_axes(directions_of(features, True))
         scale = standardisation.scale.astype(np.float64)
-        mean = standardisation.mean.astype(np.float64) + centre * scale
-        return cls(*_rounded(mean, scale, vectors[:, features - directions :][:, ::-1].T, variances))
+        mean = standardisation.mean.astype(np.float64) + found.mean * scale
+        everywhere = (found.variances.sum() + found.rest * (features - len(found.axes))) / features
+        variances = np.maximum(np.append(found.variances, found.rest), max(_LEAST_VARIANCE * everywhere, 1e-12))
+        return cls(*_rounded(mean, scale * found.scale, found.axes, variances))
 
     @classmethod
     def diagonal(cls, examples: int, sums: Float64, squares: Float64) -> Self:

@@ -14,6 +14,7 @@ from common.candidates import TEMPERATURES, Candidate, best_of, best_temperature
 from common.errors import FederationError
 from common.head import Float32, Head
 from common.metrics import ClassificationCounts, Metrics, derive
+from common.ridge import Ridge
 from common.sums import Sums
 from server.aggregation import Aggregation, Told
 from server.questions import listed
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 class ClosedForm:
     """The head chosen, on standardised features, with its validation metrics, and what the round of sums was like.
 
-    choice: what was chosen among, and what; plain values for the summary. sums: of all training examples.
+    choice: what was chosen among, and what; plain values for the summary. ridge: of all training examples and features.
     """
 
     head: Head
@@ -33,7 +34,7 @@ class ClosedForm:
     told: Told
     choice: Mapping[str, object]
     seconds: float
-    sums: Sums
+    ridge: Ridge
 
 
 def closed_form(
@@ -48,7 +49,8 @@ def closed_form(
     """
     start = time.perf_counter()
     total, told = _sums(asking, needed, tries)
-    found = candidates(asking.questions.job, total)
+    ridge = Ridge(total)
+    found = candidates(asking.questions.job, total, ridge)
     tuned = pretrained or {}
     best, metrics = _choose(asking, found, tuned)
     temperature, before, calibrated = _calibrate(asking, best.head, tuned)
@@ -62,7 +64,7 @@ def closed_form(
         "ece_after": calibrated.ece if calibrated else None,
     }
     head = divided(best.head, temperature)
-    return ClosedForm(head, calibrated or metrics, told, choice, time.perf_counter() - start, total)
+    return ClosedForm(head, calibrated or metrics, told, choice, time.perf_counter() - start, ridge)
 
 
 def _sums(asking: Aggregation, needed: int, tries: int) -> tuple[Sums, Told]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from server.guard import Expected, screen
 OTHER_SPACE = "another feature space than most hospitals (other weights or preprocessing)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A hospital that takes part, its space, and what it said of its data: nothing under secure aggregation.
 
@@ -61,7 +61,7 @@ class Members:
         return {one.name: one.description for one in self.members if one.description is not None}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Described:
     """A description that passed the guard, and the name its sender gives itself ("" if it gives none)."""
 
@@ -69,6 +69,11 @@ class Described:
     space: Space
     description: Description | None = None
     centre: Float64 | None = None
+
+    def of_space(self, space: Space) -> "Described":
+        """With that object for its equal space: thousands of hospitals then share one."""
+        description = replace(self.description, space=space) if self.description is not None else None
+        return replace(self, space=space, description=description)
 
 
 def read_description(job: Job, answers: list[Packed]) -> Described | str:

@@ -55,6 +55,7 @@ class Membership:
         self._pending: dict[int, Pending] = {}
         self._doubted: set[int] = set()
         self._space: Space | None = None
+        self._spaces: dict[Space, Space] = {}
         self._centres: dict[Space, Centre] = {}
         self._heard: dict[int, Described | str] = {}
 
@@ -128,6 +129,8 @@ class Membership:
             # Those of the closed form are held against the sums of its one round.
             kept = read.description.rounded() if self._job.method.analytic else read.description.without_sums()
             read = replace(read, description=kept)
+        if not isinstance(read, str):
+            read = read.of_space(self._spaces.setdefault(read.space, read.space))
         self._heard[node] = read
 
     def _candidates(self, nodes: Mapping[int, str]) -> Members:

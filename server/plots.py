@@ -84,13 +84,13 @@ def palette_css() -> tuple[str, str]:
 
 
 def validation_by_round(rounds: Sequence[Mapping[str, Any]], best_round: int) -> str | None:
-    """AUROC and accuracy on the validation patients after each round; None if no round has either."""
+    """AUROC and accuracy on the validation patients after each round; None if no round has either, or there is one round."""
     lines = {"AUROC": _validation(rounds, "auroc"), "accuracy": _validation(rounds, "accuracy")}
     return _by_round("validation", "AUROC and accuracy of the validation patients", rounds, lines, best_round)
 
 
 def losses_by_round(rounds: Sequence[Mapping[str, Any]], best_round: int) -> str | None:
-    """Validation log loss and training loss after each round; None if no round has either."""
+    """Validation log loss and training loss after each round; None if no round has either, or there is one round."""
     training = np.array([np.nan if one["train_loss"] is None else one["train_loss"] for one in rounds], np.float64)
     lines = {"validation log loss": _validation(rounds, "log_loss"), "training loss": training}
     return _by_round("losses", "Loss", rounds, lines, best_round)
@@ -105,7 +105,7 @@ def _by_round(
     name: str, title: str, rounds: Sequence[Mapping[str, Any]], lines: Mapping[str, Float64], best_round: int
 ) -> str | None:
     defined = {label: values for label, values in lines.items() if np.isfinite(values).any()}
-    if not defined:
+    if not defined or len(rounds) < 2:
         return None
     numbers = np.array([one["round"] for one in rounds])
     lost = [one["round"] for one in rounds if one["lost"]]

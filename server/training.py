@@ -122,7 +122,7 @@ class Training:
         self.best_round = self.done = made.number
         self._best_validation, self.choice = found.validation, found.choice
         if self._job.sums_of_all_features:
-            self.spread = Spread.of(found.sums, standardisation_in(self._questions))
+            self.spread = Spread.of(found.ridge, standardisation_in(self._questions))
         # Recorded before it is saved: a run that goes on from the checkpoint will not judge it again.
         for judged in self._hooks.judged:
             judged(made)

@@ -19,7 +19,8 @@ from PIL import Image
 
 from client.diagnosis import REFER, Diagnostician
 from client.diagnosis_record import Heatmap, in_words
-from client.images import IMAGE_SUFFIXES, Fit, load_image, to_input
+from client.images import IMAGE_SUFFIXES, Fit, shown_picture, to_input
+from client.slices import reading_of
 from client.web.asking import UnknownKind, about, accepted, ordered
 from client.web.models import Answer, ModelSaid
 from common.errors import DataError
@@ -56,7 +57,7 @@ class Model:
         start = time.perf_counter()
         with self.turn, as_file(data, suffix) as path:
             job = self.diagnostician.manifest.job
-            shown = framed(load_image(path), job.image.fit)
+            shown = framed(shown_picture(path, reading_of(job)), job.image.fit)
             [found] = self.diagnostician.diagnose([path], self.refer_below, heatmaps=True)
         if found.problem is not None or found.leaning is None or found.confidence is None:
             raise DataError("the image cannot be read")

@@ -16,6 +16,7 @@ from client.feature_space import columns_of
 from client.images import load_image, to_input
 from client.local_state import LocalState, load_kept
 from client.records import read_rows
+from client.slices import AS_IT_IS
 from client.weights import load_backbone
 from common.artifact import load_model, save_model
 from common.errors import ArtifactError, DataError
@@ -23,6 +24,7 @@ from common.head import Head, Standardisation
 from common.job import parse_job
 from common.model import Model, digest_of_arrays
 from simulation.run import simulate
+from tests.dicom_files import write_dicom, write_series
 
 
 @pytest.fixture(scope="module")
@@ -399,9 +401,18 @@ def test_a_folder_stands_for_the_images_below_it(phantoms, images, tmp_path):
         files_of([tmp_path])
 
 
+def test_a_folder_of_studies_is_its_series_and_its_other_images_wherever_it_lies(tmp_path):
+    """Files of a PACS often have no suffix, and an export may lie below a hidden folder."""
+    export = tmp_path / ".export"
+    series = write_series(export / "p1" / "ct", np.arange(3 * 8 * 8, dtype=np.uint16).reshape(3, 8, 8))
+    film = write_dicom(export / "p1" / "IM0001", np.zeros((8, 8), np.uint16), Modality="DX")
+    write_dicom(export / ".hidden.dcm", np.zeros((8, 8), np.uint16))
+    assert files_of([export]) == [film, series]
+
+
 def test_heat_maps_are_written_in_the_size_of_the_images(bedside, images, tmp_path):
     found = bedside.diagnose([*images[:2], images[0]], 0.0, heatmaps=True)
-    assert write_heatmaps(found, tmp_path / "maps") == 3
+    assert write_heatmaps(found, AS_IT_IS, tmp_path / "maps") == 3
     names = sorted(path.name for path in (tmp_path / "maps").iterdir())
     assert names == sorted([f"{images[0].stem}.png", f"{images[1].stem}.png", f"{images[0].stem}-2.png"])
     assert load_image(tmp_path / "maps" / names[0]).size == (64, 64)

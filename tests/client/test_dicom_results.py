@@ -15,13 +15,17 @@ from client.dicom_results import (
     NOT_FOR_CLINICAL_USE,
     Algorithm,
     is_dicom,
+    looked_at,
     secondary_capture,
     structured_report,
 )
+from client.dicom_series import open_series
 from client.frame import Frame
 from client.image_quality import Finding
 from client.overlay import overlay
+from client.slices import AS_IT_IS, Reading
 from common.errors import DataError
+from tests.dicom_files import write_series
 
 ALGORITHM = Algorithm("Consilium chest", "0.1", "a" * 64, None, ("no operating point: none asked for",))
 
@@ -71,7 +75,7 @@ def test_the_capture_is_the_overlay_in_the_study_of_the_image(tmp_path):
     path = written(tmp_path / "film.dcm")
     found = diagnosis(path)
     picture = overlay(Image.fromarray(np.full((40, 60), 100, np.uint8)), found.heatmap, found.frame)
-    secondary_capture(found, picture, ALGORITHM).save_as(tmp_path / "capture.dcm")
+    secondary_capture(found, looked_at(path, AS_IT_IS), picture, ALGORITHM).save_as(tmp_path / "capture.dcm")
     source, back = pydicom.dcmread(path), pydicom.dcmread(tmp_path / "capture.dcm")
     assert back.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
     assert np.array_equal(back.pixel_array, np.asarray(picture))
@@ -85,7 +89,7 @@ def test_the_capture_is_the_overlay_in_the_study_of_the_image(tmp_path):
 
 def test_the_report_says_probabilities_algorithm_reasons_and_its_limits(tmp_path):
     path = written(tmp_path / "film.dcm")
-    structured_report(diagnosis(path), ALGORITHM).save_as(tmp_path / "report.dcm")
+    structured_report(diagnosis(path), looked_at(path, AS_IT_IS), ALGORITHM).save_as(tmp_path / "report.dcm")
     source, back = pydicom.dcmread(path), highdicom.sr.srread(tmp_path / "report.dcm")
     assert isinstance(back, highdicom.sr.ComprehensiveSR)
     assert (back.StudyInstanceUID, back.VerificationFlag) == (source.StudyInstanceUID, "UNVERIFIED")
@@ -110,22 +114,58 @@ def test_the_report_says_probabilities_algorithm_reasons_and_its_limits(tmp_path
     assert evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
 
 
+def test_results_of_a_series_refer_to_the_slices_that_were_looked_at(tmp_path):
+    folder = write_series(tmp_path / "series", np.arange(9 * 40 * 60, dtype=np.uint16).reshape(9, 40, 60))
+    looked = looked_at(folder, Reading(slices=3))
+    found, picture = diagnosis(folder), Image.new("RGB", (60, 40))
+    secondary_capture(found, looked, picture, ALGORITHM).save_as(tmp_path / "capture.dcm")
+    structured_report(found, looked, ALGORITHM).save_as(tmp_path / "report.dcm")
+    headers = open_series(folder).headers
+    wanted = [str(headers[number].SOPInstanceUID) for number in (1, 4, 7)]
+    capture = pydicom.dcmread(tmp_path / "capture.dcm")
+    assert [one.ReferencedSOPInstanceUID for one in capture.SourceImageSequence] == [wanted[1]]
+    back = highdicom.sr.srread(tmp_path / "report.dcm")
+    evidence = back.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert {one.ReferencedSOPInstanceUID for one in evidence} == set(wanted)
+    [group] = back.content.get_image_measurement_groups()
+    assert group.tracking_identifier == "3 slices together"
+    assert is_dicom(folder)
+    assert not is_dicom(tmp_path)
+
+
+def test_results_of_a_file_of_frames_say_which_frames(tmp_path):
+    path = written(tmp_path / "frames.dcm", NumberOfFrames=4, PixelData=bytes(4 * 4800))
+    looked = looked_at(path, Reading(slices=2))
+    assert (looked.frames, looked.frame) == ((2, 4), 4)
+    secondary_capture(diagnosis(path), looked, Image.new("RGB", (60, 40)), ALGORITHM).save_as(tmp_path / "capture.dcm")
+    structured_report(diagnosis(path), looked, ALGORITHM).save_as(tmp_path / "report.dcm")
+    [source] = pydicom.dcmread(tmp_path / "capture.dcm").SourceImageSequence
+    assert source.ReferencedFrameNumber == 4
+    frames = [
+        list(element.value)
+        for element in highdicom.sr.srread(tmp_path / "report.dcm").iterall()
+        if element.keyword == "ReferencedFrameNumber"
+    ]
+    assert [2, 4] in frames
+
+
 def test_what_dicom_wants_to_be_there_even_if_unknown_is_left_empty(tmp_path):
     path = written(tmp_path / "film.dcm", PatientName=None, PatientOrientation=None)
     found = diagnosis(path)
-    structured_report(found, ALGORITHM).save_as(tmp_path / "report.dcm")
-    secondary_capture(found, Image.new("RGB", (60, 40)), ALGORITHM).save_as(tmp_path / "capture.dcm")
+    looked = looked_at(path, AS_IT_IS)
+    structured_report(found, looked, ALGORITHM).save_as(tmp_path / "report.dcm")
+    secondary_capture(found, looked, Image.new("RGB", (60, 40)), ALGORITHM).save_as(tmp_path / "capture.dcm")
     assert not pydicom.dcmread(tmp_path / "report.dcm").PatientName
 
 
 def test_a_file_that_nothing_can_refer_to_is_an_error(tmp_path):
     path = written(tmp_path / "film.dcm", StudyInstanceUID=None)
     with pytest.raises(DataError, match="expected a DICOM file with StudyInstanceUID, found none"):
-        structured_report(diagnosis(path), ALGORITHM)
+        looked_at(path, AS_IT_IS)
     (tmp_path / "bad.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 40)
     assert is_dicom(tmp_path / "bad.dcm")
     with pytest.raises(DataError):
-        structured_report(diagnosis(tmp_path / "bad.dcm"), ALGORITHM)
+        looked_at(tmp_path / "bad.dcm", AS_IT_IS)
 
 
 def test_the_content_says_what_is_dicom(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from common.head import Standardisation
 from common.metrics import SCORE_BINS
+from common.ridge import Ridge
 from common.sums import Sums
 from common.unlike import FALSE_ALARMS, Spread, distance_bins, limit_of
 
@@ -25,7 +26,7 @@ def spread(features):
     standardisation = Standardisation.from_sums(N, wide.sum(0), (wide**2).sum(0))
     labels = np.arange(N) % 2
     parts = [Sums.of(standardisation.apply(features[rows]), labels[rows], 2) for rows in (slice(0, 900), slice(900, N))]
-    return Spread.of(parts[0] + parts[1], standardisation)
+    return Spread.of(Ridge(parts[0] + parts[1]), standardisation)
 
 
 def test_it_is_the_mahalanobis_distance_where_the_covariance_is_of_that_kind(features, spread):
@@ -45,6 +46,21 @@ def test_training_images_are_at_1_and_a_step_against_the_relations_is_far(featur
     rng = np.random.default_rng(1)
     torn = np.stack([rng.permutation(features[:, column])[:50] for column in range(D)], 1)
     assert np.median(spread.squared_distances(torn)) > 4 * np.median(spread.squared_distances(features))
+
+
+def test_fewer_examples_than_directions_and_a_constant_feature(features):
+    few = features[:20].copy()
+    few[:, 3] = 7.0
+    wide = few.astype(np.float64)
+    standardisation = Standardisation.from_sums(20, wide.sum(0), (wide**2).sum(0))
+    found = Spread.of(Ridge(Sums.of(standardisation.apply(few), np.arange(20) % 2, 2)), standardisation)
+    assert found.axes.shape == (64, D)
+    lengths = np.linalg.norm(found.axes, axis=1)
+    assert lengths[:19] == pytest.approx(np.ones(19), abs=1e-3)
+    assert not lengths[19:].any()
+    assert found.mean[3] == 7.0
+    assert (found.variances > 0).all()
+    assert found.squared_distances(few).max() < 20 < found.squared_distances(features[20:]).min()
 
 
 def test_without_the_sums_of_products_it_is_the_length_of_the_standardised_vector(features):
