@@ -33,7 +33,7 @@ UNREACHABLE = "Flower's SuperLink could not be reached"
 CLOCKS_APART_S = 310.0
 """Flower lets in a hospital whose clock is off by so much, and judges by that clock whether an answer is void."""
 _CONNECTED_EVERY_S = 2.0
-_MOST_AT_ONCE, _BYTES_AT_ONCE = 128, 16_000_000
+_MOST_AT_ONCE, _BYTES_AT_ONCE = 128, 4_000_000
 """Replies fetched together: at most so many, and of about so many bytes, but at least one."""
 _T = TypeVar("_T")
 
@@ -100,10 +100,10 @@ class Exchange:
             self._made = (request, to_records(request))
         return self._made[1]
 
-    def look(self, *pending: Pending) -> None:
-        """Fetch what has come, and send what of these could not be sent before."""
+    def look(self, pending: Mapping[int, Pending]) -> None:
+        """Fetch what has come, and send what of these could not be sent before. Answers may take some out of the mapping."""
         self._fetch()
-        for one in pending:
+        for one in list(pending.values()):
             self._send(one)
 
     def ask(
@@ -238,6 +238,8 @@ class Exchange:
     def _forget(self, message_id: str) -> None:
         node = self._in_flight.pop(message_id).open[message_id]
         del self._at[node][message_id]
+        if not self._at[node]:
+            del self._at[node]
         self._overtaken.discard(message_id)
 
     def _away(self, node: int) -> bool:

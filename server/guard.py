@@ -13,12 +13,23 @@ from common.errors import RefusalCode
 from common.groups import group_names
 from common.head import Standardisation
 from common.job import Job
-from common.messages import Description, unpack_counts
+from common.messages import Description
 from common.metrics import ClassificationCounts, Int64
 from common.model import TUNED, Model, digest_of_arrays
 from common.phases import PHASE_REPLIES
 from common.sums import Sums
-from common.wire import PARTS, REFUSAL, AnyArray, Packed, Shapes, bytes_of, dimensions, problem_with, reply_schema
+from common.wire import (
+    COUNT_DTYPES,
+    PARTS,
+    REFUSAL,
+    AnyArray,
+    Packed,
+    Shapes,
+    bytes_of,
+    dimensions,
+    problem_with,
+    reply_schema,
+)
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -218,12 +229,12 @@ def _examples_problem(packed: Packed, expected: Expected) -> str | None:
 def _evaluate_problem(packed: Packed, expected: Expected) -> str | None:
     if expected.described is None and not expected.job.noised_locally:
         return None
-    for counts in unpack_counts(packed.arrays):
-        told = expected.described
-        problem = counts_problem(counts, told.images[PARTS.index(expected.part)] if told else counts.support)
-        if problem:
-            return f"counts: {problem}"
-    return None
+    # All heads at once: there may be fifty, and thousands of hospitals.
+    counts = ClassificationCounts(**{name: packed.arrays[name].astype(np.int64) for name in COUNT_DTYPES})
+    told = expected.described
+    support = told.images[PARTS.index(expected.part)] if told else counts.confusion.sum(axis=-1)
+    problem = counts_problem(counts, support)
+    return f"counts: {problem}" if problem else None
 
 
 def _distances_problem(packed: Packed, expected: Expected) -> str | None:
@@ -235,22 +246,26 @@ def _distances_problem(packed: Packed, expected: Expected) -> str | None:
 
 
 def counts_problem(counts: ClassificationCounts, support: Int64) -> str | None:
-    """How counts contradict themselves or the declared number of examples of each class (C,), or None."""
-    n = int(support.sum())
-    number, correct, confidence = counts.calibration
-    sides = np.stack([n - support, support], axis=1)
-    if not np.array_equal(counts.support, support):
+    """How counts contradict themselves or the declared number of examples of each class (C,), or None.
+
+    Of M heads at once where each array of the counts has a first axis for them; the support may have it too.
+    """
+    n = support.sum(axis=-1)
+    number, correct, confidence = np.moveaxis(counts.calibration, -2, 0)
+    sides = np.stack([n[..., None] - support, support], axis=-1)
+    if (counts.confusion.sum(axis=-1) != support).any():
         return "the confusion matrix does not have the declared number of examples of each class"
-    if not np.array_equal(counts.histograms.sum(axis=2), sides):
+    if (counts.histograms.sum(axis=-1) != sides).any():
         return "the score histograms do not have the declared number of examples"
     if (
-        (number > n).any()
-        or number.sum() != n
-        or correct.sum() != np.trace(counts.confusion)
+        (number > n[..., None]).any()
+        or (number.sum(axis=-1) != n).any()
+        or (correct.sum(axis=-1) != np.trace(counts.confusion, axis1=-2, axis2=-1)).any()
         or (correct > number).any()
     ):
         return "the calibration bins do not add up"
-    if (confidence > number * _UNIT).any() or counts.losses[0] > 2 * n * _UNIT or counts.losses[1] > 50 * n * _UNIT:
+    most = np.stack([2 * n * _UNIT, 50 * n * _UNIT], axis=-1)
+    if (confidence > number * _UNIT).any() or (counts.losses > most).any():
         return "the sums of confidence or loss are larger than possible"
     return None
 

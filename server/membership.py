@@ -120,7 +120,7 @@ class Membership:
 
     def _hear(self, node: int, answers: list[Packed]) -> None:
         """Read what a node says as soon as it is there. Before the first round the sums of its features go into those of all."""
-        if node not in self._pending or node in self._heard:
+        if node not in self._pending:
             return  # too late, or said already
         read = read_description(self._job, answers)
         if not isinstance(read, str) and read.description is not None:
@@ -132,6 +132,8 @@ class Membership:
         if not isinstance(read, str):
             read = read.of_space(self._spaces.setdefault(read.space, read.space))
         self._heard[node] = read
+        # Now, not when it is collected: of ten thousand hospitals not all questions are held until the last has answered.
+        self._meter.count(self._exchange.close(self._pending.pop(node)))
 
     def _candidates(self, nodes: Mapping[int, str]) -> Members:
         """The members as things stand: nodes that have gone again are not among them."""
@@ -156,7 +158,7 @@ class Membership:
 
     def _due(self, node: int) -> bool:
         """Whether a node may be asked: it never was, or long enough ago."""
-        if node in self._pending:
+        if node in self._pending or node in self._heard:
             return False
         retry_s = self._exchange.retry_s
         return node not in self._asked_at or (
@@ -166,14 +168,15 @@ class Membership:
     def _collect(self, accept: Callable[[int, Described], None]) -> None:
         """Read the descriptions that have come, and give up on those that are overdue."""
         if self._pending:
-            self._exchange.look(*self._pending.values())
+            self._exchange.look(self._pending)
         for node, pending in list(self._pending.items()):
-            if not pending.done and time.monotonic() < pending.end:
-                continue
-            asked = self._exchange.close(pending)
-            self._meter.count(asked)
-            del self._pending[node]
-            read = self._heard.pop(node) if node in self._heard else asked.failures[node]
+            if pending.done or time.monotonic() >= pending.end:
+                asked = self._exchange.close(pending)
+                self._meter.count(asked)
+                del self._pending[node]
+                self._reasons[node] = asked.failures[node]
+        for node, read in list(self._heard.items()):
+            del self._heard[node]
             if isinstance(read, str):
                 self._reasons[node] = read
             else:
