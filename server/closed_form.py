@@ -76,6 +76,7 @@ def _sums(asking: Aggregation, needed: int, tries: int) -> tuple[Sums, Told]:
         for name, reason in told.dropped.items():
             log.warning("the sums go on without %s: %s", name, reason)
         if total is not None and len(told.answered) >= needed:
+            asking.questions.membership.forget_sums()
             return total, told
     raise FederationError(f"no round had a quorum, so there is no model: {listed(told.dropped)}")
 

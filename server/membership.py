@@ -89,6 +89,7 @@ class Membership:
                 told = state
             self._exchange.pause()
         self._space = self.members.members[0].space
+        self._described.clear()
         self._failures.add("describe", 0, self.members.dropped)
 
     def centre(self) -> Centre:
@@ -117,6 +118,14 @@ class Membership:
     def doubt(self, node: int) -> None:
         """The answers of a member contradict what it said of itself: it is asked again before the next round."""
         self._doubted.add(node)
+
+    def forget_sums(self) -> None:
+        """The sums of the closed form have been held against those of the features: nobody needs the latter any more."""
+        members = [
+            replace(one, description=one.description.without_sums()) if one.description is not None else one
+            for one in self.members.members
+        ]
+        self.members = Members(tuple(members), self.members.dropped)
 
     def _hear(self, node: int, answers: list[Packed]) -> None:
         """Read what a node says as soon as it is there. Before the first round the sums of its features go into those of all."""
