@@ -52,12 +52,12 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "deployment_rounds": Benchmark(
         "seconds a round with real processes, TLS and node keys",
-        ("benchmarks/deployment_rounds.py", "--hospitals", "3", "--rounds", "8", "--out", OUT),
+        ("-m", "benchmarks.deployment_rounds", "--hospitals", "3", "--rounds", "8", "--out", OUT),
         None,
     ),
     "engines": Benchmark(
         "rounds a second of the in-process engine, heads one by one and together",
-        ("-m", "benchmarks.engines", "--out", OUT),
+        ("-m", "benchmarks.engines", "--ray", "10", "100", "--out", OUT),
         ("-m", "benchmarks.engines", "--hospitals", "10", "100", "--out", OUT),
     ),
     "engines_goals": Benchmark(
@@ -77,8 +77,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "secure_sum": Benchmark(
         "seconds and bytes of secure aggregation alone",
-        ("benchmarks/privacy/secure_sum.py",),
-        ("benchmarks/privacy/secure_sum.py", "--features", "512", "--hospitals", "3", "5"),
+        ("-m", "benchmarks.privacy.secure_sum", "--out", OUT),
+        ("-m", "benchmarks.privacy.secure_sum", "--features", "512", "--hospitals", "3", "5", "--out", OUT),
     ),
 }
 

@@ -5,15 +5,14 @@ features and five local epochs. The stock app does what Flower's examples do: it
 evaluates in the process that Flower starts for each message; once with evaluation in the same message, once with a message of its
 own, as Flower's strategies send it. The first round is left out.
 
-    python benchmarks/deployment_rounds.py --hospitals 3 --rounds 8
+    python -m benchmarks.deployment_rounds --hospitals 3 --rounds 8
 
-Writes deployment_rounds.json into --out as well. Source of the stock loop: Flower's quickstart example, strategy FedAvg.
+With --out DIR it writes DIR/deployment_rounds.json. Source of the stock loop: Flower's quickstart example, strategy FedAvg.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from benchmarks.outcome import Headline, Outcome, Table, publish, spread
 from client.phantom import make_phantoms
 from deploy.federation import load
 from deploy.flower import COMPLETED, Flower
@@ -31,6 +31,7 @@ from deploy.processes import free_port
 from deploy.runs import follow
 
 FEATURES, EPOCHS, BATCH = 512, 5, 32
+STOCK, OURS = "stock, torch in the ClientApp, 1 message", "courier and agent, 1 message"
 
 _PYPROJECT = """[project]
 name = "stock"
@@ -219,7 +220,7 @@ def main() -> None:
     parser.add_argument("--hospitals", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--images", type=int, default=400, help="images of each hospital")
-    parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--out", type=Path, help="folder for deployment_rounds.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fed-", ignore_cleanup_errors=True) as temporary:
         federation = Federation(Path(temporary), options.hospitals, options.images)
@@ -227,22 +228,38 @@ def main() -> None:
             federation.up()
             federation.ours(2)  # features, and the first use of everything
             found = {
-                "stock, torch in the ClientApp, 1 message": federation.stock(options.rounds, folded=True),
-                "courier and agent, 1 message": federation.ours(options.rounds),
+                STOCK: federation.stock(options.rounds, folded=True),
+                OURS: federation.ours(options.rounds),
                 "stock, torch in the ClientApp, 2 messages": federation.stock(options.rounds, folded=False),
             }
         finally:
             federation.down()
+    publish(outcome_of(found, options.hospitals, options.rounds), options.out)
+
+
+def outcome_of(found: dict[str, list[float]], hospitals: int, rounds: int) -> Outcome:
+    """Seconds a round, without the first, and the ratio to the first client."""
     medians = {name: statistics.median(seconds[1:]) for name, seconds in found.items()}
-    base = medians["stock, torch in the ClientApp, 1 message"]
-    print(f"{options.hospitals} hospitals, {options.rounds} rounds, {os.cpu_count()} cores\n")
-    print("| client | seconds a round: median (least to greatest) | ratio to the first |\n|---|---|---|")
-    for name, seconds in found.items():
-        later = seconds[1:]
-        print(f"| {name} | {medians[name]:.1f} ({min(later):.1f} to {max(later):.1f}) | {medians[name] / base:.2f} |")
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
-    content = {"machine": machine, "hospitals": options.hospitals, "seconds": found, "medians": medians}
-    (options.out / "deployment_rounds.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    base, ours = medians[STOCK], medians[OURS]
+    rows = tuple((name, medians[name], spread(seconds[1:]), medians[name] / base) for name, seconds in found.items())
+    return Outcome(
+        "deployment_rounds",
+        "python -m benchmarks.deployment_rounds",
+        (
+            Table(
+                f"A deployed round, {hospitals} hospitals, {rounds} rounds",
+                ("client", "s a round: median", "least to greatest", "ratio to the first"),
+                rows,
+            ),
+        ),
+        (
+            Headline(
+                f"a deployed round of fedavg, {hospitals} hospitals, processes, TLS and node keys",
+                f"{ours:.1f} s; {base:.1f} s with an app that imports torch for each message ({ours / base:.2f} times)",
+            ),
+        ),
+        {"seconds": found},
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What a secure sum costs: seconds, bytes and memory of whole sessions in one process, phase by phase.
 
-    python benchmarks/privacy/secure_sum.py [--features 512 1280] [--hospitals 3 5 10 20]
+    python -m benchmarks.privacy.secure_sum [--features 512 1280] [--hospitals 3 5 10 20] [--out DIR]
 
 The sums of the closed-form head, two classes, masked (64 bits a number) against plain (float32). Each size runs twice: all stay,
-and as many as tolerated are lost after they dealt their shares, which is the dearest moment. Prints Markdown tables.
+and as many as tolerated are lost after they dealt their shares, which is the dearest moment. Prints Markdown tables;
+with --out DIR it writes DIR/secure_sum.json.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from benchmarks.outcome import Cell, Headline, Outcome, Table, publish
 from common.packed import AnyArray, Packed, arrays_to_bytes
 from common.secure_sum.combiner import Combiner, Total
 from common.secure_sum.layout import Layout, Slot
@@ -28,6 +30,18 @@ from common.secure_sum.subject import Subject
 from common.secure_sum.terms import Phase, default_threshold
 
 CLASSES, FRACTION_BITS = 2, 24
+COLUMNS = (
+    "features",
+    "hospitals, lost",
+    "s in all",
+    "processor s in all",
+    "s of one hospital",
+    "s of the coordinator",
+    "MB sent, plain",
+    "sent / plain",
+    "KB received",
+    "peak MB of the process",
+)
 
 
 @dataclass
@@ -97,19 +111,16 @@ def run(folder: Path, subject: Subject, count: int, lost: Iterable[str]) -> tupl
 
 
 def main() -> None:
-    """Run all sizes and print the tables."""
+    """Run all sizes, print the tables, and write secure_sum.json."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--features", type=int, nargs="+", default=[512, 1280])
     arguments.add_argument("--hospitals", type=int, nargs="+", default=[3, 5, 10, 20])
+    arguments.add_argument("--out", type=Path, help="folder for secure_sum.json")
     given = arguments.parse_args()
     phases = list(Phase)
-    print(
-        "| features | hospitals, lost | s in all | processor s in all | s of one hospital | s of the coordinator |",
-        end="",
-    )
-    print(" MB sent, plain | sent / plain | KB received | peak MB of the process |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    details = []
+    rows: list[tuple[Cell, ...]] = []
+    details: list[tuple[Cell, ...]] = []
+    heads = []
     for features in given.features:
         subject = Subject("0" * 64, "statistics", layout_of(features), "0" * 64)
         plain = 4 * subject.layout.length
@@ -123,18 +134,44 @@ def main() -> None:
                     processor_s = time.process_time() - began
                 at_hospitals, at_coordinator = sum(spent.hospitals_s.values()), sum(spent.coordinator_s.values())
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-                print(
-                    f"| {features} | {count}, {number} | {at_hospitals + at_coordinator:.2f} | {processor_s:.2f} | "
-                    f"{at_hospitals / count:.3f} | "
-                    f"{at_coordinator:.2f} | {spent.sent / 1e6:.2f}, {plain / 1e6:.2f} | {spent.sent / plain:.3f} | "
-                    f"{spent.received / 1e3:.1f} | {peak:.0f} |",
-                    flush=True,
+                named = (features, f"{count}, {number}")
+                rows.append(
+                    (
+                        *named,
+                        at_hospitals + at_coordinator,
+                        processor_s,
+                        at_hospitals / count,
+                        at_coordinator,
+                        f"{spent.sent / 1e6:.2f}, {plain / 1e6:.2f}",
+                        f"{spent.sent / plain:.3f}",
+                        spent.received / 1e3,
+                        peak,
+                    )
                 )
                 cells = [f"{spent.hospitals_s[phase]:.2f} + {spent.coordinator_s[phase]:.2f}" for phase in phases]
-                details.append(f"| {features} | {count}, {number} | {' | '.join(cells)} |")
-    print("\nSeconds of all hospitals together + of the coordinator, by phase.\n")
-    print(f"| features | hospitals, lost | {' | '.join(phases)} |\n|---|---|{'---|' * len(phases)}")
-    print("\n".join(details))
+                details.append((*named, *cells))
+                print(
+                    f"{features} features, {count} hospitals, {number} lost: {processor_s:.1f} s of processors",
+                    flush=True,
+                )
+                if number and (features, count) == (max(given.features), max(given.hospitals)):
+                    heads.append(
+                        Headline(
+                            f"secure aggregation of the closed form, {features:,} features, {count} hospitals of which "
+                            f"{number} are lost, all in one process",
+                            f"{at_hospitals / count:.1f} s a hospital, {at_coordinator:.1f} s at the coordinator, "
+                            f"{spent.sent / plain:.2f} times the bytes of plain sums",
+                        )
+                    )
+    tables = (
+        Table("A secure sum", COLUMNS, tuple(rows)),
+        Table(
+            "Seconds of all hospitals together + of the coordinator, by phase",
+            ("features", "hospitals, lost", *map(str, phases)),
+            tuple(details),
+        ),
+    )
+    publish(Outcome("secure_sum", "python -m benchmarks.privacy.secure_sum", tables, tuple(heads)), given.out)
 
 
 if __name__ == "__main__":
