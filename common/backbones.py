@@ -56,6 +56,10 @@ class BackboneRow:
         """Width D of its last features."""
         return self.stages[-1].width
 
+    def parameters_with(self, classes: int) -> int:
+        """Number of all weights with a last layer for so many classes in place of ImageNet's 1,000."""
+        return self.parameters + (classes - 1000) * (self.features + 1)
+
     @property
     def megabytes(self) -> float:
         """Size of all weights as float32, in MB (1e6 bytes)."""

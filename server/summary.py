@@ -143,7 +143,8 @@ def accounting(job: Job, rounds: int) -> dict[str, Any] | None:
 def _communication(job: Job, outcome: Outcome) -> dict[str, Any]:
     hospitals = len(outcome.members.members)
     # The closed-form round counts as one: the whole model would have been sent at least once.
-    whole_model = 2 * hospitals * max(outcome.rounds, 1) * backbone_row(job.backbone.name).parameters * 4
+    numbers = backbone_row(job.backbone.name).parameters_with(job.num_classes)
+    whole_model = 2 * hospitals * max(outcome.rounds, 1) * numbers * 4
     total = outcome.bytes_up + outcome.bytes_down
     return {
         "bytes_up": outcome.bytes_up,

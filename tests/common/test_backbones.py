@@ -1,6 +1,8 @@
 """The table of backbones."""
 
 import pytest
+import torch
+import torchvision
 
 from common.backbones import BACKBONES, BackboneRow, FeatureBlock, StageRow, backbone_row, feature_blocks
 from common.errors import ConfigError
@@ -19,6 +21,18 @@ def test_every_backbone_has_a_source_and_possible_sizes(name: str) -> None:
 def test_megabytes_count_four_bytes_for_each_parameter() -> None:
     assert BackboneRow((StageRow("output", 1),), 224, 2_500_000, "").megabytes == 10.0
     assert round(backbone_row("resnet18").megabytes) == 47
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "last"), [("mobilenet_v2", "classifier.1"), ("resnet50", "fc"), ("vgg16", "classifier.6")]
+)
+def test_the_weights_with_another_last_layer_are_those_of_the_network(name: str, last: str) -> None:
+    network = torchvision.models.get_model(name, weights=None)
+    layer = network.get_submodule(last)
+    parent, _, child = last.rpartition(".")
+    setattr(network.get_submodule(parent), child, torch.nn.Linear(layer.in_features, 3))
+    assert backbone_row(name).parameters_with(3) == sum(one.numel() for one in network.parameters())
 
 
 def test_the_table_cannot_be_changed() -> None:
