@@ -78,7 +78,7 @@ const ask = async (file) => {
   if (busy || !file) return;
   forget();
   const most = Number(form.dataset.most);
-  if (file.size > most) { fail(`This file is too large: ${(file.size / 1e6).toFixed(1)} MB, at most ${(most / 1e6).toFixed(0)} MB are read.`); return; }
+  if (file.size > most) { fail(`This file is too large: at most ${(most / 1e6).toFixed(1)} MB are read, it has ${(file.size / 1e6).toFixed(2)} MB.`); return; }
   busy = true;
   form.classList.add("busy");
   tell("The model looks at the image …");
