@@ -88,9 +88,8 @@ def _written(
 
     told = []
     if heatmaps is not None:
-        told.append(
-            f"{write_heatmaps(found, reading_of(diagnostician.manifest.job), heatmaps)} heat maps are in {heatmaps}"
-        )
+        number = write_heatmaps(found, reading_of(diagnostician.manifest.job), heatmaps)
+        told.append(f"{number} heat maps are in {heatmaps}")
     if dicom_out is not None:
         number, passed = write_dicom(found, diagnostician, model, dicom_out)
         other = f"; {passed} images are not DICOM" if passed else ""
@@ -129,17 +128,18 @@ def _print_csv(found: "Sequence[Diagnosis]", classes: Sequence[str]) -> None:
 
 def _print_table(found: "Sequence[Diagnosis]", diagnostician: "Diagnostician", written: Sequence[str]) -> None:
     classes, manifest = list(diagnostician.manifest.job.classes), diagnostician.manifest
-    folder = Path(os.path.commonpath([one.image.absolute().parent for one in found]))
+    paths = [one.image.resolve() for one in found]
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
     table = Table(box=None, title=f"images in {escape(str(folder))}" if len(found) > 1 else None, title_justify="left")
     table.add_column("image", overflow="fold")
     for heading in ("diagnosis", *classes, "distance"):
         table.add_column(heading, no_wrap=True)
     table.add_column("why")
-    for one in found:
+    for one, path in zip(found, paths, strict=True):
         probabilities = [_number(one.probabilities.get(name), 3) for name in classes]
         remarks = [*one.reasons, *(finding.words for finding in one.findings if not finding.refer)]
         table.add_row(
-            escape(str(one.image.absolute().relative_to(folder))),
+            escape(os.path.relpath(path, folder)),
             one.label,
             *probabilities,
             _number(one.distance, 2),

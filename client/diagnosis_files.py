@@ -6,7 +6,7 @@ from pathlib import Path
 
 from client.diagnosis import Diagnosis, Diagnostician
 from client.dicom_results import Algorithm, is_dicom, looked_at, secondary_capture, structured_report
-from client.images import shown_picture
+from client.images import shown_picture, stem_of
 from client.overlay import overlay
 from client.slices import Reading, reading_of
 from common.errors import DataError
@@ -57,7 +57,7 @@ def _names(found: Sequence[Diagnosis]) -> list[str]:
     seen: dict[str, int] = {}
     names = []
     for one in found:
-        stem = one.image.stem or "image"
+        stem = stem_of(one.image) or "image"
         seen[stem] = seen.get(stem, 0) + 1
         names.append(stem if seen[stem] == 1 else f"{stem}-{seen[stem]}")
     return names

@@ -42,6 +42,7 @@ from client.dicom_header import has_magic, read_header
 from client.dicom_series import is_series, open_series
 from client.slices import Reading, chosen
 from common.errors import DataError
+from common.head import Float64
 from common.operating_point import OperatingPoint
 
 NOT_FOR_CLINICAL_USE = "Not for clinical use: output of a research model, not of a medical device."
@@ -66,11 +67,12 @@ class Algorithm:
 
 @dataclass(frozen=True)
 class Looked:
-    """What the model looked at of a DICOM file or series: headers without pixels, one for each file, and which one is shown.
+    """What the model looked at of a DICOM file or series of `count` slices: headers, one for each file, and which one is shown.
 
     frames: numbers from 1 of a file that has several, of which `frame` is shown; None of other files.
     """
 
+    count: int
     headers: tuple[Dataset, ...]
     shown: Dataset
     frames: tuple[int, ...] | None = None
@@ -88,17 +90,17 @@ def looked_at(path: Path, reading: Reading) -> Looked:
     Raises:
         DataError: it cannot be read, or lacks what a reference to it needs.
     """
-    if path.is_dir():
-        slices = open_series(path)
-        numbers = chosen(slices.count, reading.slices)
-        headers = {number: _referable(path, slices.headers[number]) for number in numbers}
-        return Looked(tuple(headers.values()), headers[numbers[len(numbers) // 2]])
-    header = _referable(path, read_header(path))
-    count = int(header.get("NumberOfFrames") or 1)
+    headers = open_series(path).headers if path.is_dir() else (read_header(path),)
+    count = len(headers) if len(headers) > 1 else int(headers[0].get("NumberOfFrames") or 1)
+    numbers = chosen(count, reading.slices)
+    middle = numbers[len(numbers) // 2]
+    if len(headers) > 1:
+        series = {number: _referable(path, headers[number]) for number in numbers}
+        return Looked(count, tuple(series.values()), series[middle])
+    header = _referable(path, headers[0])
     if count == 1:
-        return Looked((header,), header)
-    frames = tuple(number + 1 for number in chosen(count, reading.slices))
-    return Looked((header,), header, frames, frames[len(frames) // 2])
+        return Looked(1, (header,), header)
+    return Looked(count, (header,), header, tuple(number + 1 for number in numbers), middle + 1)
 
 
 def secondary_capture(found: Diagnosis, looked: Looked, picture: Image.Image, algorithm: Algorithm) -> Dataset:
@@ -225,8 +227,10 @@ def _code(value: str, meaning: str) -> CodedConcept:
 
 def _seen(looked: Looked) -> str:
     """What was measured, in words."""
+    if looked.count == 1:
+        return "The whole image"
     number = len(looked.frames) if looked.frames is not None else len(looked.headers)
-    return "The whole image" if number == 1 else f"{number} slices together"
+    return f"{number} of {looked.count} slices" + (" together" if number > 1 else "")
 
 
 def _referable(path: Path, header: Dataset) -> Dataset:
@@ -237,6 +241,7 @@ def _referable(path: Path, header: Dataset) -> Dataset:
             f"{path}: expected a DICOM file with {', '.join(lacking)}, found none; no result can refer to it"
         )
     source = deepcopy(header)
+    source.pop("PixelData", None)
     for name in _TYPE_2:
         if name not in source:
             setattr(source, name, None)
@@ -248,5 +253,24 @@ def _referable(path: Path, header: Dataset) -> Dataset:
 
 
 def _orientation(source: Dataset) -> tuple[str, str]:
+    """Where the image's rows and columns point: as it says, or by its position in the patient, else as radiographs lie.
+
+    Source: PS3.3 C.7.6.1.1.1 (Patient Orientation), C.7.6.2.1.1 (the axes: x to the left, y to the back, z to the head).
+    """
     given = source.get("PatientOrientation")
-    return (str(given[0]), str(given[1])) if given and len(given) == 2 and all(given) else ("L", "F")
+    if given and len(given) == 2 and all(given):
+        return str(given[0]), str(given[1])
+    placed = source
+    for name in ("SharedFunctionalGroupsSequence", "PlaneOrientationSequence"):
+        placed = (placed.get(name) or [placed])[0]
+    axes = placed.get("ImageOrientationPatient")
+    if not axes or len(axes) != 6:
+        return "L", "F"
+    row, column = np.array(axes, np.float64).reshape(2, 3)
+    return _towards(row), _towards(column)
+
+
+def _towards(direction: Float64) -> str:
+    """The side of the patient to which a direction points most."""
+    axis = int(np.abs(direction).argmax())
+    return ("LPH" if direction[axis] > 0 else "RAF")[axis]

@@ -29,14 +29,14 @@ def series_files(folder: Path) -> list[Path]:
 def is_series(folder: Path) -> bool:
     """Whether a folder holds a volume: its first two DICOM files are slices (`VOLUMES`) of one series."""
     files = []
-    for path in sorted(folder.iterdir()):
-        if not path.name.startswith(".") and path.name != _DIRECTORY and path.is_file() and has_magic(path):
-            files.append(path)
-        if len(files) == 2:
-            break
     try:
+        for path in sorted(folder.iterdir()):
+            if not path.name.startswith(".") and path.name != _DIRECTORY and path.is_file() and has_magic(path):
+                files.append(path)
+            if len(files) == 2:
+                break
         headers = [read_header(path, "SeriesInstanceUID") for path in files]
-    except DataError:
+    except (DataError, PermissionError):
         return False
     uids = {str(header.get("SeriesInstanceUID") or "") for header in headers}
     return len(headers) == 2 and len(uids) == 1 and "" not in uids and headers[0].get("Modality") in VOLUMES

@@ -41,7 +41,7 @@ class BackboneRow:
     """Facts of one torchvision network.
 
     stages: shallow to deep; the last is named `output`. size_px: side of its usual input; least_px and most_px: of what it
-    can take. parameters: number of all its weights.
+    can take. parameters: number of all its weights. last_inputs: of its own last layer, where these are not its features (0).
     """
 
     stages: tuple[StageRow, ...]
@@ -50,6 +50,7 @@ class BackboneRow:
     source: str
     least_px: int = 32
     most_px: int = 1024
+    last_inputs: int = 0
 
     @property
     def features(self) -> int:
@@ -58,7 +59,7 @@ class BackboneRow:
 
     def parameters_with(self, classes: int) -> int:
         """Number of all weights with a last layer for so many classes in place of ImageNet's 1,000."""
-        return self.parameters + (classes - 1000) * (self.features + 1)
+        return self.parameters + (classes - 1000) * ((self.last_inputs or self.features) + 1)
 
     @property
     def megabytes(self) -> float:
@@ -123,6 +124,7 @@ BACKBONES: Mapping[str, BackboneRow] = MappingProxyType(
             224,
             2_542_856,
             "Howard et al. 2019, arXiv 1905.02244",
+            last_inputs=1024,
         ),
         "mobilenet_v3_large": BackboneRow(
             _stages(
@@ -131,6 +133,7 @@ BACKBONES: Mapping[str, BackboneRow] = MappingProxyType(
             224,
             5_483_032,
             "Howard et al. 2019, arXiv 1905.02244",
+            last_inputs=1280,
         ),
         "efficientnet_b0": BackboneRow(
             _stages(

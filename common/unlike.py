@@ -56,7 +56,10 @@ class UnlikeLimit(Section):
 
 @dataclass(frozen=True)
 class Spread:
-    """Of the training images' features: mean, scale (D,), axes (R, D) of length 1, variances (R + 1,), the last of the rest."""
+    """Of the training images' features: mean, scale (D,), axes (R, D) of length 1, variances (R + 1,), the last of the rest.
+
+    Where the examples span fewer than R directions, the other axes are 0.
+    """
 
     mean: Float32
     scale: Float32

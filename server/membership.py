@@ -40,7 +40,7 @@ NOT_DESCRIBED = "no description of its data yet"
 
 
 class Membership:
-    """Who takes part in a run, now. `members` changes between questions only, by `gather` and `refresh`."""
+    """Who takes part in a run, now. `members` changes between questions only."""
 
     def __init__(
         self, job: Job, exchange: Exchange, meter: Meter, failures: Failures, watch: Watch = lambda _now: None
@@ -58,6 +58,7 @@ class Membership:
         self._spaces: dict[Space, Space] = {}
         self._centres: dict[Space, Centre] = {}
         self._heard: dict[int, Described | str] = {}
+        self._sums_wanted = job.method.analytic
 
     def gather(self, needed: int) -> None:
         """Wait until enough hospitals can take part, and for the others that are connected, as the job's quorum says.
@@ -121,6 +122,7 @@ class Membership:
 
     def forget_sums(self) -> None:
         """The sums of the closed form have been held against those of the features: nobody needs the latter any more."""
+        self._sums_wanted = False
         members = [
             replace(one, description=one.description.without_sums()) if one.description is not None else one
             for one in self.members.members
@@ -136,7 +138,7 @@ class Membership:
             if self._space is None:
                 self._centres.setdefault(read.space, Centre()).add(read.description)
             # Those of the closed form are held against the sums of its one round.
-            kept = read.description.rounded() if self._job.method.analytic else read.description.without_sums()
+            kept = read.description.rounded() if self._sums_wanted else read.description.without_sums()
             read = replace(read, description=kept)
         if not isinstance(read, str):
             read = read.of_space(self._spaces.setdefault(read.space, read.space))

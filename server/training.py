@@ -55,6 +55,7 @@ class Training:
             self._pending: Round | None = None
             self.done = -1 if self._job.method.analytic else 0
             return
+        self._questions.membership.forget_sums()
         self._model, self.best_model, self.choice = resume.model, resume.best_model, resume.choice
         self.spread = resume.spread
         self._best_validation, self.best_round = resume.best_validation, resume.best_round

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from PIL import Image
@@ -10,13 +11,15 @@ from PIL import Image
 from client import diagnosis
 from client.deep import DeepTraining, Source
 from client.diagnosis import REFER, Diagnostician, files_of
+from client.diagnosis_files import write_dicom as write_dicom_results
 from client.diagnosis_files import write_heatmaps
+from client.dicom_series import open_series
 from client.extractor import Extractor
 from client.feature_space import columns_of
-from client.images import load_image, to_input
+from client.images import load_image, shown_picture, to_input
 from client.local_state import LocalState, load_kept
 from client.records import read_rows
-from client.slices import AS_IT_IS
+from client.slices import AS_IT_IS, Reading
 from client.weights import load_backbone
 from common.artifact import load_model, save_model
 from common.errors import ArtifactError, DataError
@@ -416,3 +419,30 @@ def test_heat_maps_are_written_in_the_size_of_the_images(bedside, images, tmp_pa
     names = sorted(path.name for path in (tmp_path / "maps").iterdir())
     assert names == sorted([f"{images[0].stem}.png", f"{images[1].stem}.png", f"{images[0].stem}-2.png"])
     assert load_image(tmp_path / "maps" / names[0]).size == (64, 64)
+
+
+def test_results_of_a_film_a_series_and_what_is_no_dicom(bedside, images, tmp_path):
+    rng = np.random.default_rng(0)
+    series = write_series(tmp_path / "1.2.3.4", rng.integers(0, 900, (5, 40, 40)).astype(np.uint16))
+    film = write_dicom(tmp_path / "1.2.3.5", rng.integers(0, 900, (40, 50)).astype(np.uint16), Modality="CT")
+    job = bedside.manifest.job.model_copy(update={"modality": "chest-ct"})
+    save_model(
+        tmp_path / "model.safetensors",
+        bedside.model,
+        bedside.manifest.model_copy(update={"job": job, "job_id": job.job_id}),
+    )
+    of_ct = Diagnostician(tmp_path / "model.safetensors", device="cpu")
+    found = of_ct.diagnose([series, film, images[0]], 0.0, heatmaps=True)
+    assert write_dicom_results(found, of_ct, tmp_path / "model.safetensors", tmp_path / "out") == (2, 1)
+    names = {f"{stem}.{kind}.dcm" for stem in ("1.2.3.4", "1.2.3.5") for kind in ("overlay", "report")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    shown = pydicom.dcmread(tmp_path / "out" / "1.2.3.4.overlay.dcm").SourceImageSequence[0].ReferencedSOPInstanceUID
+    assert shown == open_series(series).headers[2].SOPInstanceUID
+
+
+def test_under_a_heat_map_lies_the_slice_that_the_job_looked_at(tmp_path):
+    """Of two of eight slices the second one, the seventh in all, not the middle of the whole series."""
+    bright = np.arange(8, dtype=np.uint16)[:, None, None] * np.full((8, 16, 16), 30, np.uint16)
+    series = write_series(tmp_path / "ct", bright, WindowCenter=127.5, WindowWidth=256)
+    assert np.asarray(shown_picture(series, Reading(slices=2))).mean() == pytest.approx(6 * 30, abs=2)
+    assert np.asarray(shown_picture(series, AS_IT_IS)).mean() == pytest.approx(4 * 30, abs=2)

@@ -46,7 +46,7 @@ def written(path: Path, **changes) -> Path:
     image.PixelData = np.arange(2400, dtype=np.uint16).tobytes()
     for name, value in changes.items():
         if value is None:
-            delattr(image, name)
+            image.pop(name, None)
         else:
             setattr(image, name, value)
     image.save_as(path, enforce_file_format=True)
@@ -128,9 +128,41 @@ def test_results_of_a_series_refer_to_the_slices_that_were_looked_at(tmp_path):
     evidence = back.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert {one.ReferencedSOPInstanceUID for one in evidence} == set(wanted)
     [group] = back.content.get_image_measurement_groups()
-    assert group.tracking_identifier == "3 slices together"
+    assert group.tracking_identifier == "3 of 9 slices together"
     assert is_dicom(folder)
     assert not is_dicom(tmp_path)
+
+
+def test_a_scout_beside_one_file_of_frames_is_left_out(tmp_path):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    written(
+        folder / "scout.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], Modality="CT", SeriesInstanceUID="1.2"
+    )
+    frames = written(
+        folder / "b.dcm", NumberOfFrames=4, PixelData=bytes(4 * 4800), Modality="CT", SeriesInstanceUID="1.2"
+    )
+    looked = looked_at(folder, AS_IT_IS)
+    assert (looked.count, looked.frames, looked.frame) == (4, (3,), 3)
+    assert looked.shown.SOPInstanceUID == pydicom.dcmread(frames).SOPInstanceUID
+    assert "PixelData" not in looked.shown
+    structured_report(diagnosis(folder), looked, ALGORITHM).save_as(tmp_path / "report.dcm")
+    [group] = highdicom.sr.srread(tmp_path / "report.dcm").content.get_image_measurement_groups()
+    assert group.tracking_identifier == "1 of 4 slices"
+
+
+@pytest.mark.parametrize(
+    ("axes", "towards"),
+    [([1, 0, 0, 0, 1, 0], "LP"), ([0, 1, 0, 0, 0, -1], "PF"), ([-1, 0, 0, 0, 0.1, 0.9], "RH"), (None, "LF")],
+)
+def test_the_capture_lies_in_the_patient_as_the_slice_does(tmp_path, axes, towards):
+    """By hand: an axial, a sagittal and a mirrored coronal slice; a film that says nothing lies as films do."""
+    path = written(tmp_path / "slice.dcm", PatientOrientation=None, ImageOrientationPatient=axes)
+    found = diagnosis(path)
+    secondary_capture(found, looked_at(path, AS_IT_IS), Image.new("RGB", (60, 40)), ALGORITHM).save_as(
+        tmp_path / "c.dcm"
+    )
+    assert "".join(pydicom.dcmread(tmp_path / "c.dcm").PatientOrientation) == towards
 
 
 def test_results_of_a_file_of_frames_say_which_frames(tmp_path):

@@ -24,15 +24,19 @@ def test_megabytes_count_four_bytes_for_each_parameter() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "last"), [("mobilenet_v2", "classifier.1"), ("resnet50", "fc"), ("vgg16", "classifier.6")]
-)
-def test_the_weights_with_another_last_layer_are_those_of_the_network(name: str, last: str) -> None:
-    network = torchvision.models.get_model(name, weights=None)
-    layer = network.get_submodule(last)
-    parent, _, child = last.rpartition(".")
-    setattr(network.get_submodule(parent), child, torch.nn.Linear(layer.in_features, 3))
-    assert backbone_row(name).parameters_with(3) == sum(one.numel() for one in network.parameters())
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_weights_with_another_last_layer_are_those_of_the_network(name: str) -> None:
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, weights=None)
+    last = [
+        layer
+        for where, layer in network.named_modules()
+        if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)) and "aux" not in where.lower()
+    ][-1]
+    classes, inputs = last.weight.shape[:2]
+    assert classes == 1000
+    others = sum(one.numel() for one in network.parameters()) - classes * (inputs + 1)
+    assert backbone_row(name).parameters_with(3) == others + 3 * (inputs + 1)
 
 
 def test_the_table_cannot_be_changed() -> None:

@@ -546,3 +546,19 @@ def test_counts_of_a_hospital_with_noise_of_its_own_may_not_contradict_themselve
     assert screen([good], Expected("evaluate", one, part="test")) is good
     wrong = {**good.arrays, "confusion": good.arrays["confusion"] + 1}
     assert "counts:" in str(screen([Packed(wrong, fields)], Expected("evaluate", one, part="test")))
+
+
+@pytest.mark.parametrize("name", ["confusion", "histograms", "calibration", "losses"])
+@pytest.mark.parametrize("head", [0, 1, 2])
+def test_one_wrong_head_of_three_is_enough(job, name, head):
+    one = job(**NOISED)
+    probabilities = np.array([[0.2, 0.8], [0.9, 0.1], [0.4, 0.6]])
+    arrays = pack_counts([count(probabilities, np.array(labels)) for labels in ([1, 0, 1], [0, 0, 1], [1, 1, 1])])
+    fields = {"job-id": one.job_id, "fingerprint": "a" * 64, "part": "test", "round": 1}
+    good = Packed(arrays, fields)
+    assert screen([good], Expected("evaluate", one, heads=3, part="test")) is good
+    wrong = arrays[name].copy()
+    wrong[head] += np.array(1 << 40 if name == "losses" else 1, wrong.dtype)
+    assert "counts:" in str(
+        screen([Packed({**arrays, name: wrong}, fields)], Expected("evaluate", one, heads=3, part="test"))
+    )
