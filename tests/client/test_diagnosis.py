@@ -27,7 +27,7 @@ from common.head import Head, Standardisation
 from common.job import parse_job
 from common.model import Model, digest_of_arrays
 from simulation.run import simulate
-from tests.dicom_files import write_dicom, write_series
+from tests.dicom_files import uid, write_dicom, write_series
 
 
 @pytest.fixture(scope="module")
@@ -424,7 +424,8 @@ def test_heat_maps_are_written_in_the_size_of_the_images(bedside, images, tmp_pa
 def test_results_of_a_film_a_series_and_what_is_no_dicom(bedside, images, tmp_path):
     rng = np.random.default_rng(0)
     series = write_series(tmp_path / "1.2.3.4", rng.integers(0, 900, (5, 40, 40)).astype(np.uint16))
-    film = write_dicom(tmp_path / "1.2.3.5", rng.integers(0, 900, (40, 50)).astype(np.uint16), Modality="CT")
+    uids = {"Modality": "CT", "StudyInstanceUID": uid("study"), "SeriesInstanceUID": uid("film")}
+    film = write_dicom(tmp_path / "1.2.3.5", rng.integers(0, 900, (40, 50)).astype(np.uint16), **uids)
     job = bedside.manifest.job.model_copy(update={"modality": "chest-ct"})
     save_model(
         tmp_path / "model.safetensors",
