@@ -251,7 +251,7 @@ def outcome_of(heads: Sequence[Course], recipes: Sequence[Course], resnet50: Map
             reached = next((at for at, auroc in enumerate(recipe.auroc) if auroc >= head.auroc[-1]), None)
             at = len(recipe.auroc) - 1 if reached is None else reached
             more = "at least " if reached is None else ""
-            when = f"not in {at + 1}: best {max(recipe.auroc):.3f}" if reached is None else f"round {at + 1}"
+            when = f"none of {at + 1} rounds (best {max(recipe.auroc):.3f})" if reached is None else f"round {at + 1}"
             time_ratio, byte_ratio = recipe.cpu_s[at] / head.cpu_s[-1], recipe.bytes[at] / head.bytes[-1]
             resnet_ratio = (at + 1) * resnet50[RECIPE_ROUND] / resnet50[head.name]
             ratios.append(
@@ -260,7 +260,7 @@ def outcome_of(heads: Sequence[Course], recipes: Sequence[Course], resnet50: Map
             headlines.append(
                 Headline(
                     f"{head.name}, against {recipe.name} (all weights, whole model exchanged)",
-                    f"AUROC {head.auroc[-1]:.3f}, which the recipe reaches in {when.replace('not in', 'none of')}: "
+                    f"AUROC {head.auroc[-1]:.3f}, which the recipe reaches in {when}: "
                     f"{more}{shown(time_ratio)} times the seconds, {more}{shown(byte_ratio)} times the bytes",
                 )
             )
