@@ -40,9 +40,11 @@ def served(answer, context=None):
             self.send_header("Content-Length", str(len(body) + sum(cut)))
             if status in (301, 302):
                 self.send_header("Location", "http://127.0.0.1:1/")
+            # No thread goes on serving after the end; said, so that no client asks again on a connection that is closing.
+            self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(body)
-            self.close_connection = True  # no thread goes on serving after the end
+            self.close_connection = True
 
         do_GET = do_POST = _any
 
