@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client.diagnosis import Diagnosis, Diagnostician
-from client.dicom_results import Algorithm, is_dicom, looked_at, secondary_capture, structured_report
+from client.dicom_results import Algorithm, is_dicom, reference_to, secondary_capture, structured_report
 from client.images import shown_picture, stem_of
 from client.overlay import overlay
 from client.slices import Reading, reading_of
@@ -44,11 +44,11 @@ def write_dicom(found: Sequence[Diagnosis], diagnostician: Diagnostician, model:
     for one, name in zip(dicom, _names(dicom), strict=True):
         if one.heatmap is None or one.frame is None:
             continue
-        looked, picture = looked_at(one.image, reading), shown_picture(one.image, reading)
-        capture = secondary_capture(one, looked, overlay(picture, one.heatmap, one.frame), algorithm)
+        reference, picture = reference_to(one.image, reading), shown_picture(one.image, reading)
+        capture = secondary_capture(one, reference, overlay(picture, one.heatmap, one.frame), algorithm)
         with _Writing(folder):
             capture.save_as(folder / f"{name}.overlay.dcm")
-            structured_report(one, looked, algorithm).save_as(folder / f"{name}.report.dcm")
+            structured_report(one, reference, algorithm).save_as(folder / f"{name}.report.dcm")
     return len(dicom), len(found) - len(dicom)
 
 

@@ -66,7 +66,7 @@ class Algorithm:
 
 
 @dataclass(frozen=True)
-class Looked:
+class Reference:
     """What the model looked at of a DICOM file or series of `count` slices: headers, one for each file, and which one is shown.
 
     frames: numbers from 1 of a file that has several, of which `frame` is shown; None of other files.
@@ -84,7 +84,7 @@ def is_dicom(path: Path) -> bool:
     return is_series(path) if path.is_dir() else has_magic(path)
 
 
-def looked_at(path: Path, reading: Reading) -> Looked:
+def reference_to(path: Path, reading: Reading) -> Reference:
     """What results about an image refer to. Type 2 elements that are not there are empty in it.
 
     Raises:
@@ -96,16 +96,16 @@ def looked_at(path: Path, reading: Reading) -> Looked:
     middle = numbers[len(numbers) // 2]
     if len(headers) > 1:
         series = {number: _referable(path, headers[number]) for number in numbers}
-        return Looked(count, tuple(series.values()), series[middle])
+        return Reference(count, tuple(series.values()), series[middle])
     header = _referable(path, headers[0])
     if count == 1:
-        return Looked(1, (header,), header)
-    return Looked(count, (header,), header, tuple(number + 1 for number in numbers), middle + 1)
+        return Reference(1, (header,), header)
+    return Reference(count, (header,), header, tuple(number + 1 for number in numbers), middle + 1)
 
 
-def secondary_capture(found: Diagnosis, looked: Looked, picture: Image.Image, algorithm: Algorithm) -> Dataset:
+def secondary_capture(found: Diagnosis, reference: Reference, picture: Image.Image, algorithm: Algorithm) -> Dataset:
     """The picture (mode RGB, of the size of the slice that is shown) as a Secondary Capture in the study of the image."""
-    source = looked.shown
+    source = reference.shown
     shown = found.heatmap.shown if found.heatmap else ""
     capture = SCImage.from_ref_dataset(
         ref_dataset=source,
@@ -126,15 +126,15 @@ def secondary_capture(found: Diagnosis, looked: Looked, picture: Image.Image, al
     )
     capture.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     capture.BurnedInAnnotation = "NO"
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
-    if looked.frame is not None:
-        reference.ReferencedFrameNumber = looked.frame
-    capture.SourceImageSequence = [reference]
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    if reference.frame is not None:
+        item.ReferencedFrameNumber = reference.frame
+    capture.SourceImageSequence = [item]
     return capture
 
 
-def structured_report(found: Diagnosis, looked: Looked, algorithm: Algorithm) -> Dataset:
+def structured_report(found: Diagnosis, reference: Reference, algorithm: Algorithm) -> Dataset:
     """The diagnosis as a Comprehensive SR in the study of the image; it refers to all that was looked at."""
     device = DeviceObserverIdentifyingAttributes(
         uid=generate_uid(entropy_srcs=[algorithm.digest]),
@@ -143,9 +143,9 @@ def structured_report(found: Diagnosis, looked: Looked, algorithm: Algorithm) ->
         model_name=algorithm.name,
         serial_number=algorithm.digest[:64],
     )
-    frames = list(looked.frames) if looked.frames is not None else None
+    frames = list(reference.frames) if reference.frames is not None else None
     group = MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(uid=generate_uid(), identifier=_seen(looked)),
+        tracking_identifier=TrackingIdentifier(uid=generate_uid(), identifier=_seen(reference)),
         finding_type=_code("finding", "Finding of a model"),
         algorithm_id=AlgorithmIdentification(
             name=algorithm.name, version=algorithm.version, parameters=list(_parameters(algorithm))
@@ -153,7 +153,7 @@ def structured_report(found: Diagnosis, looked: Looked, algorithm: Algorithm) ->
         measurements=list(_measurements(found)),
         qualitative_evaluations=list(_evaluations(found)),
         source_images=[
-            SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID, frames) for one in looked.headers
+            SourceImageForMeasurementGroup(one.SOPClassUID, one.SOPInstanceUID, frames) for one in reference.headers
         ],
     )
     comments = [
@@ -177,7 +177,7 @@ def structured_report(found: Diagnosis, looked: Looked, algorithm: Algorithm) ->
         imaging_measurements=[group],
     )
     return ComprehensiveSR(
-        evidence=list(looked.headers),
+        evidence=list(reference.headers),
         content=report[0],
         series_instance_uid=generate_uid(),
         series_number=9002,
@@ -225,12 +225,12 @@ def _code(value: str, meaning: str) -> CodedConcept:
     return CodedConcept(value=value, scheme_designator=_SCHEME, meaning=meaning[:64])
 
 
-def _seen(looked: Looked) -> str:
+def _seen(reference: Reference) -> str:
     """What was measured, in words."""
-    if looked.count == 1:
+    if reference.count == 1:
         return "The whole image"
-    number = len(looked.frames) if looked.frames is not None else len(looked.headers)
-    return f"{number} of {looked.count} slices" + (" together" if number > 1 else "")
+    number = len(reference.frames) if reference.frames is not None else len(reference.headers)
+    return f"{number} of {reference.count} slices" + (" together" if number > 1 else "")
 
 
 def _referable(path: Path, header: Dataset) -> Dataset:

@@ -15,7 +15,7 @@ from client.dicom_results import (
     NOT_FOR_CLINICAL_USE,
     Algorithm,
     is_dicom,
-    looked_at,
+    reference_to,
     secondary_capture,
     structured_report,
 )
@@ -75,7 +75,7 @@ def test_the_capture_is_the_overlay_in_the_study_of_the_image(tmp_path):
     path = written(tmp_path / "film.dcm")
     found = diagnosis(path)
     picture = overlay(Image.fromarray(np.full((40, 60), 100, np.uint8)), found.heatmap, found.frame)
-    secondary_capture(found, looked_at(path, AS_IT_IS), picture, ALGORITHM).save_as(tmp_path / "capture.dcm")
+    secondary_capture(found, reference_to(path, AS_IT_IS), picture, ALGORITHM).save_as(tmp_path / "capture.dcm")
     source, back = pydicom.dcmread(path), pydicom.dcmread(tmp_path / "capture.dcm")
     assert back.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
     assert np.array_equal(back.pixel_array, np.asarray(picture))
@@ -89,7 +89,7 @@ def test_the_capture_is_the_overlay_in_the_study_of_the_image(tmp_path):
 
 def test_the_report_says_probabilities_algorithm_reasons_and_its_limits(tmp_path):
     path = written(tmp_path / "film.dcm")
-    structured_report(diagnosis(path), looked_at(path, AS_IT_IS), ALGORITHM).save_as(tmp_path / "report.dcm")
+    structured_report(diagnosis(path), reference_to(path, AS_IT_IS), ALGORITHM).save_as(tmp_path / "report.dcm")
     source, back = pydicom.dcmread(path), highdicom.sr.srread(tmp_path / "report.dcm")
     assert isinstance(back, highdicom.sr.ComprehensiveSR)
     assert (back.StudyInstanceUID, back.VerificationFlag) == (source.StudyInstanceUID, "UNVERIFIED")
@@ -116,10 +116,10 @@ def test_the_report_says_probabilities_algorithm_reasons_and_its_limits(tmp_path
 
 def test_results_of_a_series_refer_to_the_slices_that_were_looked_at(tmp_path):
     folder = write_series(tmp_path / "series", np.arange(9 * 40 * 60, dtype=np.uint16).reshape(9, 40, 60))
-    looked = looked_at(folder, Reading(slices=3))
+    reference = reference_to(folder, Reading(slices=3))
     found, picture = diagnosis(folder), Image.new("RGB", (60, 40))
-    secondary_capture(found, looked, picture, ALGORITHM).save_as(tmp_path / "capture.dcm")
-    structured_report(found, looked, ALGORITHM).save_as(tmp_path / "report.dcm")
+    secondary_capture(found, reference, picture, ALGORITHM).save_as(tmp_path / "capture.dcm")
+    structured_report(found, reference, ALGORITHM).save_as(tmp_path / "report.dcm")
     headers = open_series(folder).headers
     wanted = [str(headers[number].SOPInstanceUID) for number in (1, 4, 7)]
     capture = pydicom.dcmread(tmp_path / "capture.dcm")
@@ -142,11 +142,11 @@ def test_a_scout_beside_one_file_of_frames_is_left_out(tmp_path):
     frames = written(
         folder / "b.dcm", NumberOfFrames=4, PixelData=bytes(4 * 4800), Modality="CT", SeriesInstanceUID="1.2"
     )
-    looked = looked_at(folder, AS_IT_IS)
-    assert (looked.count, looked.frames, looked.frame) == (4, (3,), 3)
-    assert looked.shown.SOPInstanceUID == pydicom.dcmread(frames).SOPInstanceUID
-    assert "PixelData" not in looked.shown
-    structured_report(diagnosis(folder), looked, ALGORITHM).save_as(tmp_path / "report.dcm")
+    reference = reference_to(folder, AS_IT_IS)
+    assert (reference.count, reference.frames, reference.frame) == (4, (3,), 3)
+    assert reference.shown.SOPInstanceUID == pydicom.dcmread(frames).SOPInstanceUID
+    assert "PixelData" not in reference.shown
+    structured_report(diagnosis(folder), reference, ALGORITHM).save_as(tmp_path / "report.dcm")
     [group] = highdicom.sr.srread(tmp_path / "report.dcm").content.get_image_measurement_groups()
     assert group.tracking_identifier == "1 of 4 slices"
 
@@ -159,7 +159,7 @@ def test_the_capture_lies_in_the_patient_as_the_slice_does(tmp_path, axes, towar
     """By hand: an axial, a sagittal and a mirrored coronal slice; a film that says nothing lies as films do."""
     path = written(tmp_path / "slice.dcm", PatientOrientation=None, ImageOrientationPatient=axes)
     found = diagnosis(path)
-    secondary_capture(found, looked_at(path, AS_IT_IS), Image.new("RGB", (60, 40)), ALGORITHM).save_as(
+    secondary_capture(found, reference_to(path, AS_IT_IS), Image.new("RGB", (60, 40)), ALGORITHM).save_as(
         tmp_path / "c.dcm"
     )
     assert "".join(pydicom.dcmread(tmp_path / "c.dcm").PatientOrientation) == towards
@@ -167,10 +167,12 @@ def test_the_capture_lies_in_the_patient_as_the_slice_does(tmp_path, axes, towar
 
 def test_results_of_a_file_of_frames_say_which_frames(tmp_path):
     path = written(tmp_path / "frames.dcm", NumberOfFrames=4, PixelData=bytes(4 * 4800))
-    looked = looked_at(path, Reading(slices=2))
-    assert (looked.frames, looked.frame) == ((2, 4), 4)
-    secondary_capture(diagnosis(path), looked, Image.new("RGB", (60, 40)), ALGORITHM).save_as(tmp_path / "capture.dcm")
-    structured_report(diagnosis(path), looked, ALGORITHM).save_as(tmp_path / "report.dcm")
+    reference = reference_to(path, Reading(slices=2))
+    assert (reference.frames, reference.frame) == ((2, 4), 4)
+    secondary_capture(diagnosis(path), reference, Image.new("RGB", (60, 40)), ALGORITHM).save_as(
+        tmp_path / "capture.dcm"
+    )
+    structured_report(diagnosis(path), reference, ALGORITHM).save_as(tmp_path / "report.dcm")
     [source] = pydicom.dcmread(tmp_path / "capture.dcm").SourceImageSequence
     assert source.ReferencedFrameNumber == 4
     frames = [
@@ -184,20 +186,20 @@ def test_results_of_a_file_of_frames_say_which_frames(tmp_path):
 def test_what_dicom_wants_to_be_there_even_if_unknown_is_left_empty(tmp_path):
     path = written(tmp_path / "film.dcm", PatientName=None, PatientOrientation=None)
     found = diagnosis(path)
-    looked = looked_at(path, AS_IT_IS)
-    structured_report(found, looked, ALGORITHM).save_as(tmp_path / "report.dcm")
-    secondary_capture(found, looked, Image.new("RGB", (60, 40)), ALGORITHM).save_as(tmp_path / "capture.dcm")
+    reference = reference_to(path, AS_IT_IS)
+    structured_report(found, reference, ALGORITHM).save_as(tmp_path / "report.dcm")
+    secondary_capture(found, reference, Image.new("RGB", (60, 40)), ALGORITHM).save_as(tmp_path / "capture.dcm")
     assert not pydicom.dcmread(tmp_path / "report.dcm").PatientName
 
 
 def test_a_file_that_nothing_can_refer_to_is_an_error(tmp_path):
     path = written(tmp_path / "film.dcm", StudyInstanceUID=None)
     with pytest.raises(DataError, match="expected a DICOM file with StudyInstanceUID, found none"):
-        looked_at(path, AS_IT_IS)
+        reference_to(path, AS_IT_IS)
     (tmp_path / "bad.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 40)
     assert is_dicom(tmp_path / "bad.dcm")
     with pytest.raises(DataError):
-        looked_at(tmp_path / "bad.dcm", AS_IT_IS)
+        reference_to(tmp_path / "bad.dcm", AS_IT_IS)
 
 
 def test_the_content_says_what_is_dicom(tmp_path):
