@@ -80,4 +80,6 @@ def test_hospitals_with_one_class_take_part(shared, tmp_path):
     assert summary["metrics"]["pooled"]["auroc"] >= 0.98
     page = re.sub(r"<[^>]+>", "", (tmp_path / "run" / "report.html").read_text())
     assert "hannover_mhh has no image of normal, pneumonia" in page
-    assert (tmp_path / "run" / "model.safetensors").stat().st_size < 40_000
+    # The head, and what an image is held against: 64 directions as float16.
+    spread = 64 * job.num_features * 2
+    assert (tmp_path / "run" / "model.safetensors").stat().st_size < spread + 60_000

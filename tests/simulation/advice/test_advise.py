@@ -13,7 +13,7 @@ from common.job import load_job, parse_job
 from simulation.advice.advise import advice_for
 from simulation.hospitals import find_hospitals
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 TINY = """\
 name: tiny
 classes: [normal, opacity]
