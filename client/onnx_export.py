@@ -232,10 +232,17 @@ def _random_pixels(randomness: np.random.Generator, number: int, side: int) -> P
     return noise
 
 
-def _largest_difference(diagnostician: Diagnostician, file: Path, pixels: Sequence[Pixels]) -> float:
-    """Of a probability, between the file and the diagnosis, over pixels (3, S, S) uint8."""
+def quiet_runtime() -> Any:
+    """The module onnxruntime, imported so that it neither keeps nor sends usage events (docs/privacy.md, Telemetry)."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
+    return onnxruntime
+
+
+def _largest_difference(diagnostician: Diagnostician, file: Path, pixels: Sequence[Pixels]) -> float:
+    """Of a probability, between the file and the diagnosis, over pixels (3, S, S) uint8."""
+    onnxruntime = quiet_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

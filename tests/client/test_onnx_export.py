@@ -1,6 +1,10 @@
 """The ONNX file gives the probabilities of the diagnosis, or is not there."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,3 +168,12 @@ def test_a_private_model_whose_stages_are_scaled(job, tmp_path):
     )
     done = export_onnx(Diagnostician(model_of(made, tmp_path, 20.0), device="cpu"), tmp_path / "model.onnx")
     assert done.parity.largest_difference <= TOLERANCE
+
+
+def test_the_runtime_writes_and_sends_nothing_of_its_own(tmp_path):
+    """Its usage events would lie in the home folder as soon as it is imported (docs/privacy.md, Telemetry)."""
+    code = "from client.onnx_export import quiet_runtime; quiet_runtime()"
+    told = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env={**told, **home}, cwd=Path(__file__).parents[2])
+    assert not list(tmp_path.rglob("*onnxruntime*"))
