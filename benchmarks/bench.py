@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config_file import unknown
+from common.telemetry import OFF
 
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -131,7 +132,7 @@ def arguments_of(command: Sequence[str], shared: Path | None, out: Path) -> list
 def _environment() -> dict[str, str]:
     """Scripts in sub-folders find the project, and nothing phones home."""
     paths = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": paths, "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**os.environ, "PYTHONPATH": paths, **OFF}
 
 
 if __name__ == "__main__":

@@ -31,22 +31,19 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
 from safetensors.torch import load_file
 
+from benchmarks.chest_sample import NAMES, job_with
 from benchmarks.chest_sample import hospitals as small_hospitals
-from benchmarks.chest_sample import job_with
 from benchmarks.outcome import Headline, Outcome, Table, publish, shown
 from client.chains import IMAGENET_MEAN, IMAGENET_STD
 from client.images import load_pictures, to_input
 from client.progress import progress
 from client.records import Record, assign, read_rows
 from client.slices import reading_of
-from common.config_file import load_yaml
 from common.flower_records import size_of
-from common.job import Job, parse_job
+from common.job import Job
 from common.metrics import count, derive
 from simulation.run import simulate
 
-PROJECT = Path(__file__).resolve().parent.parent
-NAMES = ("nih_clinical_center", "guangzhou_children", "actualmed_spain", "figure1")
 BATCH, MOMENTUM = 64, 0.9
 FEW_IMAGES = 160
 RECIPE_ROUND = "the recipe, one round"
@@ -85,27 +82,22 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
     hospitals = {name: given.shared / "data" / "chest_xray" / name for name in NAMES}
-    content = load_yaml(PROJECT / "configs" / "chest_xray.yaml")
     resnet = _resnet50(given.shared)
-    heads = [
-        _head(name, {**content, **changes}, hospitals, given.shared / "weights") for name, changes in HEADS.items()
-    ]
+    heads = [_head(name, job_with(**changes), hospitals, given.shared / "weights") for name, changes in HEADS.items()]
     recipes: list[Course] = []
     for lr in given.lr:
         course = Course(f"the recipe, lr {lr:g}")
         recipes.append(course)
-        for _ in _recipe(
-            course, parse_job(content), hospitals, given.shared / "weights", lr, given.rounds, heads[0].auroc[-1]
-        ):
+        for _ in _recipe(course, job_with(), hospitals, given.shared / "weights", lr, given.rounds, heads[0].auroc[-1]):
             with contextlib.redirect_stdout(io.StringIO()):
                 publish(outcome_of(heads, recipes, resnet), given.out)
     publish(outcome_of(heads, recipes, resnet), given.out)
 
 
-def _head(title: str, content: Mapping[str, Any], hospitals: Mapping[str, Path], weights: Path) -> Course:
+def _head(title: str, job: Job, hospitals: Mapping[str, Path], weights: Path) -> Course:
     """A job as it is, from a cold cache: only its end is known."""
     course, cpu, clock = Course(title), time.process_time(), time.perf_counter()
-    summary = _summary(parse_job(dict(content)), hospitals, weights)
+    summary = _summary(job, hospitals, weights)
     auroc = float(summary["metrics"]["pooled"]["auroc"])
     course.add(auroc, time.process_time() - cpu, time.perf_counter() - clock, _bytes(summary))
     print(

@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 
 from cli import advise, compare, coordinator, diagnose, export, hospital, images, importing, runs, tables
 from common.errors import ConsiliumError
+from common.telemetry import OFF
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 findings of `check`, images that `import` refused, or an unexpected error; 2 a job file, hospital file or
@@ -73,10 +74,8 @@ def _options(
 def main() -> None:
     """Run the command and turn errors into one clear paragraph and an exit code."""
     # Nothing that this command starts may phone home; someone who wants Flower's telemetry can set it to 1.
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    for name, value in OFF.items():
+        os.environ.setdefault(name, value)
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)

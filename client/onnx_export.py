@@ -34,6 +34,7 @@ from client.slices import reading_of
 from common.artifact import Manifest, write_atomically
 from common.errors import ArtifactError, ConfigError
 from common.head import Head
+from common.telemetry import OFF
 
 FORMAT = "consilium-onnx-1"
 TOLERANCE = 1e-5
@@ -234,7 +235,8 @@ def _random_pixels(randomness: np.random.Generator, number: int, side: int) -> P
 
 def quiet_runtime() -> Any:
     """The module onnxruntime, imported so that it neither keeps nor sends usage events (docs/privacy.md, Telemetry)."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    for name, value in OFF.items():
+        os.environ.setdefault(name, value)
     import onnxruntime
 
     return onnxruntime

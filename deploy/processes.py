@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 
 from common.artifact import write_atomically
+from common.telemetry import OFF
 
 QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    **OFF,
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "ORT_DISABLE_TELEMETRY": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
 }

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from common.errors import RefusalCode
-from common.groups import group_names
 from common.head import Standardisation
 from common.job import Job
 from common.messages import Description
-from common.metrics import ClassificationCounts, Int64
+from common.metrics import ClassificationCounts
 from common.model import TUNED, Model, digest_of_arrays
 from common.phases import PHASE_REPLIES
 from common.sums import Sums
@@ -30,12 +29,12 @@ from common.wire import (
     problem_with,
     reply_schema,
 )
+from server.counts_check import counts_problem, groups_problem
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _CODES = {code.value for code in RefusalCode}
 _DECLINED = "declined"
-_UNIT = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -245,31 +244,6 @@ def _distances_problem(packed: Packed, expected: Expected) -> str | None:
     return None if np.array_equal(told, support) else "the distances are not those of the validation images it declared"
 
 
-def counts_problem(counts: ClassificationCounts, support: Int64) -> str | None:
-    """How counts contradict themselves or the declared number of examples of each class (C,), or None.
-
-    Of M heads at once where each array of the counts has a first axis for them; the support may have it too.
-    """
-    n = support.sum(axis=-1)
-    number, correct, confidence = np.moveaxis(counts.calibration, -2, 0)
-    sides = np.stack([n[..., None] - support, support], axis=-1)
-    if (counts.confusion.sum(axis=-1) != support).any():
-        return "the confusion matrix does not have the declared number of examples of each class"
-    if (counts.histograms.sum(axis=-1) != sides).any():
-        return "the score histograms do not have the declared number of examples"
-    if (
-        (number > n[..., None]).any()
-        or (number.sum(axis=-1) != n).any()
-        or (correct.sum(axis=-1) != np.trace(counts.confusion, axis1=-2, axis2=-1)).any()
-        or (correct > number).any()
-    ):
-        return "the calibration bins do not add up"
-    most = np.stack([2 * n * _UNIT, 50 * n * _UNIT], axis=-1)
-    if (confidence > number * _UNIT).any() or (counts.losses > most).any():
-        return "the sums of confidence or loss are larger than possible"
-    return None
-
-
 def _duplicates_problem(packed: Packed, expected: Expected) -> str | None:  # noqa: ARG001
     every = np.concatenate([packed.arrays["exact"], packed.arrays["near"].ravel()])
     return None if len(np.unique(every)) == len(every) else "a keyed hash is there twice"
@@ -279,16 +253,6 @@ def _groups_problem(packed: Packed, expected: Expected) -> str | None:
     if expected.described is None:
         return None
     return groups_problem(packed.arrays["confusion"], expected.job, expected.described.images[PARTS.index("test")])
-
-
-def groups_problem(confusion: AnyArray, job: Job, support: Int64) -> str | None:
-    """How confusion matrices by group (G, C, C) contradict the test images of each class (C,), or None."""
-    attributes = [attribute for attribute, _ in group_names(job.evaluation.groups)]
-    for attribute in job.evaluation.groups:
-        rows = [place for place, name in enumerate(attributes) if name == attribute]
-        if (confusion[rows].astype(np.int64).sum(axis=(0, 2)) > support).any():
-            return f"the groups of {attribute} have more images than the test patients"
-    return None
 
 
 _CHECKS: Mapping[str, Callable[[Packed, Expected], str | None]] = {

@@ -29,7 +29,8 @@ from common.unlike import Spread, pack_spread
 from common.wire import MAX_HEADS, SUMMED, Packed
 from server.aggregation import Counted, Fitted, Grouped, NamedArrays, Told
 from server.centre import Centre
-from server.guard import Expected, counts_problem, description_problem, sums_problem
+from server.counts_check import counts_problem
+from server.guard import Expected, description_problem, sums_problem
 from server.members import Member
 from server.opened_sums import Opened, OpenedSums
 from server.questions import Answers, Questions, listed

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
-os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+from common.telemetry import OFF
+
+os.environ.update(OFF)
 # Tests run side by side; on small matrices the threads of the linear algebra only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

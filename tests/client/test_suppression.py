@@ -21,7 +21,8 @@ from common.messages import Description, pack_heads, unpack_counts
 from common.metrics import ClassificationCounts, count, derive, score_bin, score_centres
 from common.ranking import ranking
 from common.wire import EVALUATED_PARTS, REFUSAL, Packed
-from server.guard import Expected, counts_problem, screen
+from server.counts_check import counts_problem
+from server.guard import Expected, screen
 
 KEY = bytes(32)
 CLASSES = ("normal", "opacity", "effusion", "nodule")

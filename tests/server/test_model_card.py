@@ -9,7 +9,7 @@ import pytest
 from common.errors import ArtifactError
 from common.groups import group_names
 from server.aggregation import Grouped
-from server.guard import groups_problem
+from server.counts_check import groups_problem
 from server.model_card import CARD, CARD_PAGE, write_card
 from server.model_card_page import in_markdown
 from server.numbers import number
